@@ -1,0 +1,157 @@
+//! The benchmarks behind `millrace bench`.
+//!
+//! A figure alone says little: the machine may be slow, or busy. So each is measured in turns with its bare cost, which is
+//! what the same bytes cost on the same servers without Millrace, and both are printed with their ratio.
+//!
+//! - [`harness`]: a composed stage in this process, over a component that does nothing;
+//! - [`stage`]: a stage on a real host, over bare NATS request and reply;
+//! - [`edge`]: two stages with a durable edge between them, over bare JetStream;
+//! - [`latency`]: one message from source to sink;
+//! - [`calls`]: a million calls, none lost;
+//! - [`footprint`]: memory, and the time from deploying to the first message.
+//!
+//! What they share: [`load`] makes calls and takes times, [`lab`] starts the servers and ends them, [`lattice`] puts
+//! stages and links there, [`mqtt`] is a whole pipeline between MQTT topics, [`report`] is the table.
+
+mod calls;
+mod edge;
+mod footprint;
+mod harness;
+mod lab;
+mod latency;
+mod lattice;
+mod load;
+mod mqtt;
+mod parts;
+mod report;
+mod stage;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use report::{Environment, Report, Row};
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// A composed stage in this process.
+    Harness,
+    /// One stage over the lattice.
+    Stage,
+    /// Two stages with a durable edge between them.
+    Edge,
+    /// One message from source to sink.
+    Latency,
+    /// A million calls, none lost.
+    Calls,
+    /// Memory, and the time to the first message.
+    Footprint,
+}
+
+impl Part {
+    const ALL: [Self; 6] =
+        [Self::Harness, Self::Stage, Self::Edge, Self::Latency, Self::Calls, Self::Footprint];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Harness => "harness",
+            Self::Stage => "stage",
+            Self::Edge => "edge",
+            Self::Latency => "latency",
+            Self::Calls => "calls",
+            Self::Footprint => "footprint",
+        }
+    }
+}
+
+/// Options of `bench`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  millrace bench                        everything; takes a few minutes on two cores
+  millrace bench --only harness,stage
+  millrace bench --quick                a tenth of the work, for a first look
+  millrace bench --json --out bench.json
+
+Nothing else should run on the machine meanwhile. docs/performance.md says what each row means.")]
+pub struct Args {
+    /// Measure only these, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<Part>,
+    /// A tenth of the work.
+    #[arg(long)]
+    quick: bool,
+    /// Also write the result as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// How much work a figure is made from.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    quick: bool,
+}
+
+impl Effort {
+    /// So many, or a tenth of it.
+    const fn of(self, full: usize) -> usize {
+        if self.quick { full.div_ceil(10) } else { full }
+    }
+
+    /// Rounds of which the median is taken.
+    const fn rounds(self) -> usize {
+        if self.quick { 1 } else { 3 }
+    }
+}
+
+/// Runs the benchmarks and prints their table, or one JSON document. What it starts has ended when it returns.
+///
+/// # Errors
+///
+/// When a part of the platform does not start, a call is not answered (the figures of the other parts have been printed
+/// then), or the result cannot be written.
+pub fn run(args: &Args, json: bool) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let report = runtime.block_on(measure(args))?;
+    if let Some(file) = &args.out {
+        std::fs::write(file, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| format!("could not write {}", file.display()))?;
+    }
+    report.print(json)?;
+    anyhow::ensure!(report.failures.is_empty(), "{}", report.failures.join("; "));
+    Ok(())
+}
+
+async fn measure(args: &Args) -> anyhow::Result<Report> {
+    let effort = Effort { quick: args.quick };
+    // Read first: afterwards it would show our own work.
+    let environment = Environment::here(args.quick);
+    let (mut rows, mut failures): (Vec<Row>, Vec<String>) = Default::default();
+    for part in Part::ALL {
+        if args.only.is_empty() || args.only.contains(&part) {
+            match measure_part(part, effort).await {
+                Ok(measured) => rows.extend(measured),
+                Err(e) if e.is::<lab::Interrupted>() => return Err(e),
+                // The other parts are worth their minutes all the same.
+                Err(e) => failures.push(format!("{}: {e:#}", part.name())),
+            }
+        }
+    }
+    Ok(Report { environment, rows, failures })
+}
+
+async fn measure_part(part: Part, effort: Effort) -> anyhow::Result<Vec<Row>> {
+    match part {
+        Part::Harness => harness::measure(&harness::Effort::from(effort)).await,
+        Part::Stage => stage::measure(effort).await,
+        Part::Edge => edge::measure(effort).await,
+        Part::Latency => latency::measure(effort).await,
+        Part::Calls => calls::measure(effort).await,
+        Part::Footprint => footprint::measure().await,
+    }
+}
+
+/// Says on standard error what is being done.
+fn progress(text: impl std::fmt::Display) {
+    eprintln!("> {text}");
+}

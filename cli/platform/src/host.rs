@@ -1,0 +1,116 @@
+//! A host of our own.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::process::Command;
+
+use crate::process::Process;
+use crate::{PlatformError, find};
+
+/// How a host is started.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// NATS server to connect to.
+    pub nats_url: String,
+    /// Lattice to join.
+    pub lattice: String,
+    /// Folder for its log and its key; made when missing.
+    pub dir: PathBuf,
+    /// Further arguments of `millrace-host`.
+    pub arguments: Vec<String>,
+}
+
+/// A running `millrace-host`.
+#[derive(Debug)]
+pub struct Host {
+    process: Process,
+}
+
+/// From start to the first answers of host and wadm.
+const READY: Duration = Duration::from_secs(60);
+
+/// A host first lets its providers drain.
+const STOP: Duration = Duration::from_secs(25);
+
+impl Host {
+    /// Starts a host and waits until it, and wadm, answer.
+    ///
+    /// # Errors
+    ///
+    /// No `millrace-host`, or it ended or did not answer within 60 s.
+    pub async fn start(options: &HostOptions) -> Result<Self, PlatformError> {
+        let mut command = Command::new(find::host()?);
+        let dir = &options.dir;
+        // The host unpacks provider archives below TMPDIR and writes over what it finds there, which fails while a
+        // provider of a host that was killed still runs from it. A new folder each time avoids that.
+        let unpacked = dir.join("tmp");
+        let _ = std::fs::remove_dir_all(&unpacked);
+        std::fs::create_dir_all(&unpacked)
+            .map_err(PlatformError::io(format!("make {}", unpacked.display())))?;
+        command
+            .env("TMPDIR", &unpacked)
+            .args([
+                "--follow-parent",
+                "--nats-url",
+                &options.nats_url,
+                "--lattice",
+                &options.lattice,
+            ])
+            .arg("--identity")
+            .arg(dir.join("host.seed"))
+            .args(&options.arguments);
+        let process =
+            Process::spawn("millrace-host", command, &dir.join("host.log"), Stdio::null())?;
+        let mut host = Self { process };
+        host.ready(options).await?;
+        Ok(host)
+    }
+
+    /// The process id, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// Kills the host as a crash would (`kill -9`). Its providers notice by themselves.
+    pub async fn kill(mut self) {
+        self.process.kill().await;
+    }
+
+    /// Waits until the host has ended by itself, which it should not.
+    pub async fn ended_by_itself(&mut self) -> PlatformError {
+        self.process.ended_by_itself().await
+    }
+
+    /// Ends the host after its providers have drained.
+    pub async fn stop(self) {
+        self.process.stop(STOP).await;
+    }
+
+    async fn ready(&mut self, options: &HostOptions) -> Result<(), PlatformError> {
+        let client =
+            async_nats::connect(&options.nats_url).await.map_err(|e| PlatformError::Io {
+                what: format!("connect to {}", options.nats_url),
+                source: std::io::Error::other(e),
+            })?;
+        let mut questions = vec![format!("wasmbus.ctl.v1.{}.host.ping", options.lattice)];
+        if !options.arguments.iter().any(|a| a == "--no-wadm") {
+            questions.push(format!("wadm.api.{}.model.list", options.lattice));
+        }
+        let start = Instant::now();
+        while let Some(subject) = questions.last() {
+            self.process.alive()?;
+            if start.elapsed() > READY {
+                return Err(self.process.not_ready(READY));
+            }
+            let request = client.request(subject.clone(), Default::default());
+            match tokio::time::timeout(Duration::from_secs(1), request).await {
+                Ok(Ok(_)) => drop(questions.pop()),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! A nats-server of our own.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::process::Process;
+use crate::{PlatformError, find};
+
+/// When JetStream writes through to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sync {
+    /// Before each acknowledgement: a power cut loses nothing that was acknowledged.
+    #[default]
+    Always,
+    /// Every two minutes, as nats-server does by default: a power cut can lose what was acknowledged since.
+    Interval,
+}
+
+/// How a nats-server is started.
+#[derive(Debug, Clone)]
+pub struct NatsOptions {
+    /// TCP port on the loopback interface; 0 takes a free one.
+    pub port: u16,
+    /// Folder for JetStream's files, the configuration and the log; made when missing.
+    pub dir: PathBuf,
+    /// When JetStream writes through.
+    pub sync: Sync,
+}
+
+/// A running nats-server with JetStream.
+#[derive(Debug)]
+pub struct NatsServer {
+    process: Process,
+    executable: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    pid_file: PathBuf,
+    port: u16,
+}
+
+/// From start to the first answered connection. JetStream reads its files first.
+const READY: Duration = Duration::from_secs(30);
+
+impl NatsServer {
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// No usable nats-server, port taken, files not writable, or it ended or did not answer within 30 s.
+    pub async fn start(options: &NatsOptions) -> Result<Self, PlatformError> {
+        let executable = find::nats_server()?;
+        let port = free_port(options.port)?;
+        let dir = &options.dir;
+        std::fs::create_dir_all(dir)
+            .map_err(PlatformError::io(format!("make {}", dir.display())))?;
+        let (config, log, pid_file) =
+            (dir.join("nats.conf"), dir.join("nats.log"), dir.join("nats.pid"));
+        std::fs::write(&config, configuration(port, dir, &pid_file, options.sync))
+            .map_err(PlatformError::io(format!("write {}", config.display())))?;
+        let process = spawn(&executable, &config, &log)?;
+        let mut server = Self { process, executable, config, log, pid_file, port };
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// The URL clients connect to.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the server as a crash would (`kill -9`); [`NatsServer::restart`] starts it again on the same files.
+    pub async fn kill(&mut self) {
+        let pid =
+            std::fs::read_to_string(&self.pid_file).ok().and_then(|t| t.trim().parse::<i32>().ok());
+        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        self.process.ended_by_itself().await;
+    }
+
+    /// Starts the server again after [`NatsServer::kill`], with the same port and files.
+    ///
+    /// # Errors
+    ///
+    /// As [`NatsServer::start`].
+    pub async fn restart(&mut self) -> Result<(), PlatformError> {
+        self.process = spawn(&self.executable, &self.config, &self.log)?;
+        self.ready().await
+    }
+
+    /// Waits until the server has ended by itself, which it should not.
+    pub async fn ended_by_itself(&mut self) -> PlatformError {
+        self.process.ended_by_itself().await
+    }
+
+    /// Ends the server.
+    pub async fn stop(self) {
+        self.process.stop(Duration::from_secs(10)).await;
+    }
+
+    async fn ready(&mut self) -> Result<(), PlatformError> {
+        let start = Instant::now();
+        while start.elapsed() < READY {
+            self.process.alive()?;
+            if let Ok(client) = async_nats::connect(self.url()).await
+                && async_nats::jetstream::new(client).query_account().await.is_ok()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Err(self.process.not_ready(READY))
+    }
+}
+
+fn spawn(executable: &Path, config: &Path, log: &Path) -> Result<Process, PlatformError> {
+    Process::spawn_guarded("nats-server", executable, &["-c".as_ref(), config.as_os_str()], log)
+}
+
+fn configuration(port: u16, dir: &Path, pid_file: &Path, sync: Sync) -> String {
+    let sync = match sync {
+        Sync::Always => "always",
+        Sync::Interval => "2m",
+    };
+    // Debug formatting quotes and escapes the paths as the configuration's strings are.
+    format!(
+        "# Written by millrace; written anew at each start.\n\
+         listen: \"127.0.0.1:{port}\"\n\
+         server_name: \"millrace-{port}\"\n\
+         pid_file: {pid_file:?}\n\
+         jetstream {{\n  store_dir: {:?}\n  sync_interval: {sync}\n}}\n",
+        dir.join("jetstream")
+    )
+}
+
+/// The port itself when nothing listens on it, or a free one for 0.
+fn free_port(port: u16) -> Result<u16, PlatformError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|_| PlatformError::PortTaken { port })
+}

@@ -1,0 +1,393 @@
+//! `millrace demo`: the main job on one machine, with nothing to configure. Starts NATS, host, wadm and an MQTT broker,
+//! deploys a pipeline of two steps with a durable edge between them, lets a machine publish, and shows the alerts.
+
+mod broker;
+mod machine;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use machine::{Published, Readings};
+use millrace_pipeline::{Document, Plan};
+use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer, Sync, find};
+use millrace_wadm::Applications;
+use serde::Serialize;
+use tokio::sync::{mpsc, watch as progress};
+use watch::{Alert, DeadLetter, Seen};
+
+use crate::pipeline::build;
+use crate::ui::{Ui, human_time};
+
+/// Options of the demo.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  millrace demo                              until Ctrl-C
+  millrace demo --for 20s                    ends by itself; exits with 1 when a message was lost
+  millrace demo --replay readings.csv        a `timestamp,value` file as the machine, values in degrees Fahrenheit
+  millrace demo --rate 5000 --for 30s --json
+
+It ends everything it started and leaves nothing behind.")]
+pub(crate) struct Args {
+    /// End after this time, as 20s or 5m.
+    #[arg(long = "for", value_name = "TIME", value_parser = crate::ui::parse_time)]
+    time: Option<Duration>,
+    /// Replay a two-column `timestamp,value` file instead of simulating a machine.
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+    /// Readings a second.
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    rate: u32,
+    /// Alert above this temperature in degrees Celsius [default: 85, or what one reading in a hundred of the file is
+    /// above].
+    #[arg(long, value_name = "CELSIUS", allow_negative_numbers = true)]
+    limit: Option<f64>,
+}
+
+const LATTICE: &str = "demo";
+const PIPELINE: &str = "temperature-alerts";
+
+/// From the last thing seen to the end of waiting for what is still under way.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// Most alerts shown a second; all are counted.
+const SHOWN_A_SECOND: u32 = 5;
+
+/// What a run came to.
+#[derive(Debug, Serialize)]
+struct Summary {
+    seconds: f64,
+    readings: u64,
+    readings_per_second: f64,
+    alerts_expected: u64,
+    alerts: u64,
+    lost: u64,
+    duplicates: u64,
+    garbled: u64,
+    dead_letters: u64,
+    latency_p50_us: Option<u64>,
+    latency_p99_us: Option<u64>,
+    deploy_to_running_ms: u64,
+    start_ms: u64,
+}
+
+pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<ExitCode> {
+    let values = args.replay.as_deref().map(machine::read_file).transpose()?;
+    let limit = args.limit.unwrap_or_else(|| values.as_deref().map_or(85.0, machine::ninety_ninth));
+    let readings = match values {
+        Some(values) => Readings::Replayed { rate: args.rate, values },
+        None => Readings::Simulated { rate: args.rate },
+    };
+    let folder = tempfile::Builder::new()
+        .prefix("millrace-demo-")
+        .tempdir()
+        .context("no temporary folder")?;
+    let mut platform = Platform::default();
+    // Whatever happens on the way, and Ctrl-C too: what was started is ended.
+    let result = tokio::select! {
+        result = show(ui, &args, readings, limit, folder.path(), &mut platform) => result,
+        _ = tokio::signal::ctrl_c() => Ok(None),
+    };
+    ui.step("ending");
+    platform.stop().await;
+    let Some(summary) = result? else { return Ok(ExitCode::SUCCESS) };
+    report(ui, &summary)?;
+    let whole = summary.lost == 0 && summary.dead_letters >= summary.garbled;
+    if !whole {
+        ui.error(format!(
+            "{} of {} alerts and {} of {} dead letters did not arrive",
+            summary.lost,
+            summary.alerts_expected,
+            summary.garbled.saturating_sub(summary.dead_letters),
+            summary.garbled
+        ));
+    }
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(Debug, Default)]
+struct Platform {
+    host: Option<Host>,
+    nats: Option<NatsServer>,
+}
+
+impl Platform {
+    async fn stop(self) {
+        if let Some(host) = self.host {
+            host.stop().await;
+        }
+        if let Some(nats) = self.nats {
+            nats.stop().await;
+        }
+    }
+}
+
+/// The whole of it, up to the summary; `None` when it was ended before the machine ran.
+async fn show(
+    ui: Ui,
+    args: &Args,
+    readings: Readings,
+    limit: f64,
+    folder: &Path,
+    platform: &mut Platform,
+) -> anyhow::Result<Option<Summary>> {
+    let start = Instant::now();
+    ui.step("starting NATS");
+    let nats_options = NatsOptions { port: 0, dir: folder.join("nats"), sync: Sync::Always };
+    let nats_url = platform.nats.insert(NatsServer::start(&nats_options).await?).url();
+    ui.step("starting host and wadm");
+    let host_options = HostOptions {
+        nats_url: nats_url.clone(),
+        lattice: LATTICE.to_owned(),
+        dir: folder.join("host"),
+        arguments: Vec::new(),
+    };
+    platform.host = Some(Host::start(&host_options).await?);
+    let port = broker::start()?;
+    let start_ms = millis(start.elapsed());
+
+    let nats = async_nats::connect(&nats_url)
+        .await
+        .context("could not connect to the NATS server just started")?;
+    let deploying = Instant::now();
+    ui.step(format!("deploying pipeline {PIPELINE}"));
+    let plan = plan(ui, port, limit)?;
+    let manifest = build::manifest(&plan, &folder.join("artifacts"))?;
+    let applications = Applications::new(nats.clone(), LATTICE);
+    applications.deploy(&manifest).await?;
+    applications.wait_running(PIPELINE, Duration::from_secs(60), |_| {}).await?;
+    let deploy_to_running_ms = millis(deploying.elapsed());
+
+    let alerts = watch::alerts(port).await?;
+    let letters = watch::dead_letters(&nats, LATTICE, PIPELINE).await?;
+    if !ui.json {
+        ui.line(format!(
+            "machine -mqtt-> {} -durable edge-> {} -mqtt-> alerts above {limit:.1} C; NATS on {nats_url}, lattice \
+             `{LATTICE}`, MQTT on port {port}",
+            ui.bold("celsius"),
+            ui.bold("too-hot")
+        ));
+    }
+    let (published, progress) = progress::channel(Published::default());
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let machine = tokio::spawn(machine::run(port, limit, readings, published, stopped));
+    let running = Instant::now();
+    let mut view = View { ui, limit, progress, seen: Seen::new(), shown: 0 };
+    let told_to_stop = until(args.time);
+    view.watch(alerts, letters, told_to_stop, &stop).await;
+    machine.await.context("the machine ended badly")??;
+    Ok(Some(view.summary(running.elapsed(), deploy_to_running_ms, start_ms)))
+}
+
+/// Returns after the time, or at Ctrl-C when there is none to wait for.
+async fn until(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The plan of the installation's sample, bound to the demo's broker, with this limit.
+fn plan(ui: Ui, port: u16, limit: f64) -> anyhow::Result<Plan> {
+    let home = find::home();
+    let sample = home.join("samples/temperature-alerts/pipeline.yaml");
+    let text = std::fs::read_to_string(&sample).with_context(|| {
+        format!("the demo's pipeline {} is missing; build it with `make build`", sample.display())
+    })?;
+    let components = home.join("components");
+    let url = format!("mqtt://127.0.0.1:{port}");
+    // No pings: this broker answers them late on a busy connection, which the clients take for a dead one.
+    let binding = format!(
+        r#"millrace: v1alpha1
+binding:
+  sources:
+    machine: {{ mqtt: {{ url: "{url}", topic: plant/+/temperature, version: "3.1.1", keep-alive: 12h }} }}
+  sinks:
+    alerts: {{ mqtt: {{ url: "{url}", topic: plant/alerts, version: "3.1.1", keep-alive: 12h }} }}
+  components:
+    fahrenheit-to-celsius: {{ file: {:?} }}
+    above-limit: {{ file: {:?} }}
+"#,
+        components.join("fahrenheit-to-celsius.wasm"),
+        components.join("above-limit.wasm"),
+    );
+    let file = sample.to_string_lossy();
+    let loaded = millrace_pipeline::load(
+        Document { file: &file, text: &text },
+        Some(Document { file: "the demo's binding", text: &binding }),
+        &Default::default(),
+    );
+    if loaded.has_errors() {
+        eprintln!("{}", loaded.render(ui.color));
+    }
+    let mut pipeline = loaded.pipeline().context("the demo's pipeline cannot be read")?.clone();
+    let step =
+        pipeline.steps.get_mut("too-hot").context("the demo's pipeline has no step `too-hot`")?;
+    step.config.insert("limit".to_owned(), format!("{limit:.4}"));
+    Ok(millrace_pipeline::plan(&pipeline, &home)?)
+}
+
+/// What is shown while the machine runs.
+struct View {
+    ui: Ui,
+    limit: f64,
+    progress: progress::Receiver<Published>,
+    seen: Seen,
+    /// Alerts shown in this second.
+    shown: u32,
+}
+
+impl View {
+    /// Shows until told to stop, then tells the machine, and waits for what is under way.
+    async fn watch(
+        &mut self,
+        mut alerts: mpsc::Receiver<Alert>,
+        mut letters: mpsc::Receiver<DeadLetter>,
+        told_to_stop: impl Future<Output = ()>,
+        stop: &tokio::sync::watch::Sender<bool>,
+    ) {
+        tokio::pin!(told_to_stop);
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.tick().await;
+        let mut before = Published::default();
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                Some(alert) = alerts.recv() => self.alert(&alert),
+                Some(letter) = letters.recv() => self.letter(&letter),
+                () = &mut told_to_stop, if !stopping => {
+                    stopping = true;
+                    // The machine may have ended by itself, at the end of its file.
+                    let _ = stop.send(true);
+                }
+                _ = second.tick() => {
+                    let now = self.progress.borrow().clone();
+                    self.second(&now, now.readings - before.readings);
+                    if now.finished && self.settled(&now) {
+                        return;
+                    }
+                    before = now;
+                }
+            }
+        }
+    }
+
+    /// True when everything expected has been seen, or nothing new for long enough.
+    fn settled(&self, published: &Published) -> bool {
+        let all =
+            self.seen.alerts() >= published.alerts && self.seen.dead_letters >= published.garbled;
+        all || self.seen.last.elapsed() > DRAIN
+    }
+
+    fn alert(&mut self, alert: &Alert) {
+        self.seen.alert(alert);
+        self.shown += 1;
+        if self.ui.json || self.shown > SHOWN_A_SECOND {
+            return;
+        }
+        self.ui.line(format!(
+            "{}  {}  {:.1} C is above {:.1}  {}",
+            self.ui.red("ALERT"),
+            alert.machine,
+            alert.celsius,
+            self.limit,
+            self.ui.dim(format!(
+                "reading {}, {} from machine to alert",
+                alert.seq,
+                human_time(alert.latency)
+            ))
+        ));
+    }
+
+    fn letter(&mut self, letter: &DeadLetter) {
+        self.seen.dead_letter();
+        self.shown += 1;
+        if self.ui.json || self.shown > SHOWN_A_SECOND {
+            return;
+        }
+        let text: String = letter.text.chars().take(80).collect();
+        self.ui.line(format!(
+            "{}   step {}: {text}  {}",
+            self.ui.yellow("DEAD"),
+            letter.step,
+            self.ui.dim(&letter.payload)
+        ));
+    }
+
+    fn second(&mut self, published: &Published, rate: u64) {
+        self.shown = 0;
+        if self.ui.json {
+            return;
+        }
+        let latency = match (self.seen.percentile(0.5), self.seen.percentile(0.99)) {
+            (Some(p50), Some(p99)) => {
+                format!("latency p50 {} p99 {}", human_time(p50), human_time(p99))
+            }
+            _ => "no alert yet".to_owned(),
+        };
+        self.ui.line(self.ui.dim(format!(
+            "{rate}/s  {} readings, {} alerts of {}, {} dead letters of {}; {latency}",
+            published.readings,
+            self.seen.alerts(),
+            published.alerts,
+            self.seen.dead_letters,
+            published.garbled
+        )));
+    }
+
+    fn summary(&self, took: Duration, deploy_to_running_ms: u64, start_ms: u64) -> Summary {
+        let published = self.progress.borrow();
+        let us =
+            |time: Option<Duration>| time.map(|t| u64::try_from(t.as_micros()).unwrap_or(u64::MAX));
+        Summary {
+            seconds: took.as_secs_f64(),
+            readings: published.readings,
+            readings_per_second: published.readings as f64 / took.as_secs_f64(),
+            alerts_expected: published.alerts,
+            alerts: self.seen.alerts(),
+            lost: published.alerts.saturating_sub(self.seen.alerts()),
+            duplicates: self.seen.duplicates,
+            garbled: published.garbled,
+            dead_letters: self.seen.dead_letters,
+            latency_p50_us: us(self.seen.percentile(0.5)),
+            latency_p99_us: us(self.seen.percentile(0.99)),
+            deploy_to_running_ms,
+            start_ms,
+        }
+    }
+}
+
+fn report(ui: Ui, summary: &Summary) -> anyhow::Result<()> {
+    if ui.json {
+        return ui.json(summary);
+    }
+    let time =
+        |us: Option<u64>| us.map_or("-".to_owned(), |us| human_time(Duration::from_micros(us)));
+    ui.line(format!(
+        "{} readings in {:.1} s ({:.0}/s)",
+        summary.readings, summary.seconds, summary.readings_per_second
+    ));
+    ui.line(format!(
+        "{} alerts of {}: {} lost, {} duplicates; latency p50 {}, p99 {}",
+        summary.alerts,
+        summary.alerts_expected,
+        summary.lost,
+        summary.duplicates,
+        time(summary.latency_p50_us),
+        time(summary.latency_p99_us)
+    ));
+    ui.line(format!("{} garbled readings, {} dead letters", summary.garbled, summary.dead_letters));
+    ui.line(format!(
+        "platform up in {}, pipeline running {} after deploy",
+        human_time(Duration::from_millis(summary.start_ms)),
+        human_time(Duration::from_millis(summary.deploy_to_running_ms))
+    ));
+    Ok(())
+}

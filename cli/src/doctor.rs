@@ -1,0 +1,190 @@
+//! `millrace doctor`: the same checks that `scripts/setup` makes, and those of the installation itself.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use millrace_platform::find;
+use serde::Serialize;
+
+use crate::ui::Ui;
+
+/// One thing the platform needs.
+#[derive(Debug, Serialize)]
+struct Check {
+    /// Its name; the same as the step of `scripts/setup` that mends it, where there is one.
+    name: &'static str,
+    /// What it is needed for: `run` pipelines, `build` the platform or steps, or `test` it.
+    needed_to: &'static str,
+    ok: bool,
+    /// What was found, or what is wrong.
+    found: String,
+    /// The command that mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<String>,
+}
+
+/// Exits with 1 when something needed to run is missing.
+pub(crate) async fn run(ui: Ui) -> anyhow::Result<ExitCode> {
+    let checks = vec![
+        nats_server(),
+        host(),
+        providers(),
+        memory_limits(),
+        rust(),
+        c_compiler(),
+        wasm_targets(),
+        wrpc_patch(),
+        mosquitto(),
+    ];
+    let runs = checks.iter().all(|c| c.ok || c.needed_to != "run");
+    if ui.json {
+        ui.json(&checks)?;
+    } else {
+        show(ui, &checks);
+    }
+    Ok(if runs { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(ui: Ui, checks: &[Check]) {
+    for check in checks {
+        let mark = match (check.ok, check.needed_to) {
+            (true, _) => ui.green("ok     "),
+            (false, "run") => ui.red("missing"),
+            (false, _) => ui.yellow("missing"),
+        };
+        ui.line(format!("{mark} {:<15} {}", check.name, check.found));
+        if let Some(mend) = &check.mend {
+            ui.line(format!(
+                "        {:<15} needed to {}; mend it with: {}",
+                "",
+                check.needed_to,
+                ui.bold(mend)
+            ));
+        }
+    }
+    let missing = checks.iter().filter(|c| !c.ok).count();
+    match missing {
+        0 => ui.line("nothing is missing"),
+        n => ui.line(format!("{n} of {} missing", checks.len())),
+    }
+}
+
+fn check(
+    name: &'static str,
+    needed_to: &'static str,
+    result: Result<String, impl ToString>,
+    mend: &str,
+) -> Check {
+    match result {
+        Ok(found) => Check { name, needed_to, ok: true, found, mend: None },
+        Err(e) => {
+            Check { name, needed_to, ok: false, found: e.to_string(), mend: Some(mend.to_owned()) }
+        }
+    }
+}
+
+fn nats_server() -> Check {
+    let found = find::nats_server()
+        .map(|path| format!("{} ({})", find::nats_version(&path), path.display()));
+    check("nats-server", "run", found, "scripts/setup nats-server")
+}
+
+fn host() -> Check {
+    check("host", "run", find::host().map(|p| p.display().to_string()), "make build")
+}
+
+fn providers() -> Check {
+    let found: Result<Vec<PathBuf>, _> =
+        ["conduit", "mqtt"].into_iter().map(find::provider).collect();
+    let found = found.map(|paths| {
+        paths
+            .iter()
+            .filter_map(|p| p.file_name())
+            .map(|n| n.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(", ")
+    });
+    check("providers", "run", found, "make build")
+}
+
+/// The host enforces the memory limit by reserving address space, and refuses to start where it cannot.
+fn memory_limits() -> Check {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
+    let overcommit = std::fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap_or_default();
+    let (result, mend) = match (limit, overcommit.trim()) {
+        (Some(limit), _) => {
+            (Err(format!("address space is limited to {} MiB", limit >> 20)), "ulimit -v unlimited")
+        }
+        (None, "2") => {
+            (Err("vm.overcommit_memory is 2".to_owned()), "sysctl vm.overcommit_memory=0")
+        }
+        (None, _) => (Ok("address space can be reserved".to_owned()), ""),
+    };
+    check("memory-limits", "run", result, mend)
+}
+
+/// First line of what a command prints.
+fn first_line(program: impl AsRef<Path>, arguments: &[&str]) -> Result<String, String> {
+    let program = program.as_ref();
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .map_err(|_| format!("no {} found", program.display()))?;
+    let text = String::from_utf8_lossy(if output.stdout.is_empty() {
+        &output.stderr
+    } else {
+        &output.stdout
+    });
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn rust() -> Check {
+    let found = first_line("rustc", &["-V"]).and_then(|line| {
+        let version = line.split(' ').nth(1).unwrap_or_default();
+        let mut parts = version.split('.').map(str::parse::<u64>);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (1, 95) => Ok(line.clone()),
+            _ => Err(format!("{line}: 1.95 or newer is needed")),
+        }
+    });
+    check("rust", "build", found, "rustup update stable")
+}
+
+fn c_compiler() -> Check {
+    let found = first_line("cc", &["--version"])
+        .and_then(|cc| first_line("make", &["--version"]).map(|_| cc))
+        .and_then(|cc| first_line("patch", &["--version"]).map(|_| cc));
+    check("c-compiler", "build", found, "apt-get install gcc libc6-dev make patch")
+}
+
+/// The set-up step leaves behind which toolchain it found or made.
+fn wasm_targets() -> Check {
+    let installed = || {
+        let listed =
+            Command::new("rustup").args(["target", "list", "--installed"]).output().ok()?;
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        ["wasm32-wasip2", "wasm32-unknown-unknown"]
+            .iter()
+            .all(|target| text.lines().any(|line| line == *target))
+            .then(|| "wasm32-wasip2, wasm32-unknown-unknown".to_owned())
+    };
+    let fallback = || {
+        let rustc = find::tools().parent()?.join("wasm-toolchain/toolchain/bin/rustc");
+        rustc.is_file().then(|| format!("{} (fallback)", rustc.display()))
+    };
+    let found = installed().or_else(fallback).ok_or("the Rust toolchain has no wasm targets");
+    check("wasm-targets", "build", found, "scripts/setup wasm-targets")
+}
+
+fn wrpc_patch() -> Check {
+    // Built into this executable: what matters on a machine that runs it is that it was built with the mend.
+    check("wrpc-patch", "build", Ok::<_, String>("built in".to_owned()), "scripts/setup wrpc-patch")
+}
+
+fn mosquitto() -> Check {
+    let found = find::mosquitto().map(|path| {
+        let version = first_line(&path, &["-h"]).unwrap_or_default();
+        format!("{version} ({})", path.display())
+    });
+    check("mosquitto", "test", found, "scripts/setup mosquitto")
+}

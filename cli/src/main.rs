@@ -1,0 +1,113 @@
+//! The command line of Millrace. Thin: each command is a few calls into the crates that do the work.
+
+mod completion;
+mod demo;
+mod doctor;
+mod lattice;
+mod pipeline;
+mod provider;
+mod ui;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use ui::{ColorChoice, Ui};
+
+/// Pipelines at the industrial edge: from machines, through WebAssembly steps, to where the data is wanted.
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    /// Results as JSON on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to colour.
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    color: ColorChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  millrace demo                              a whole platform on this machine, with a machine and a pipeline
+  millrace up                                a local platform for your own pipelines
+  millrace pipeline lint pipeline.yaml       what is wrong with a definition, and the mend
+  millrace pipeline deploy pipeline.yaml     build, deploy, and wait until it runs
+  millrace doctor                            what is missing on this machine
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the definition has errors.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything on this machine: lattice, broker, simulated machine, pipeline, live alerts.
+    Demo(demo::Args),
+    /// A local platform: NATS, host and wadm, until Ctrl-C.
+    Up(up::Args),
+    /// Lint, plan, build, deploy and watch pipelines.
+    #[command(subcommand)]
+    Pipeline(pipeline::Command),
+    /// Pack provider archives.
+    #[command(subcommand)]
+    Provider(provider::Command),
+    /// Measure speed and size on this machine.
+    Bench(millrace_bench::Args),
+    /// What is missing on this machine, and the command that mends it.
+    Doctor,
+    /// Print the completion script of a shell.
+    #[command(
+        after_help = "Example:\n  millrace completion bash > /etc/bash_completion.d/millrace"
+    )]
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The definition has errors; they have been shown.
+#[derive(Debug, thiserror::Error)]
+#[error("the definition has errors")]
+struct DefinitionErrors;
+
+const FAILED: u8 = 1;
+const DEFINITION: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ui = Ui::new(cli.json, cli.color);
+    // Always there: without a subscriber wRPC renders whole payloads as text that nobody reads. The demo's broker logs
+    // clients that go away as errors.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| EnvFilter::new("error,rumqttd=off")),
+        )
+        .init();
+    match run(ui, cli.command) {
+        Ok(code) => code,
+        Err(e) if e.is::<DefinitionErrors>() => ExitCode::from(DEFINITION),
+        Err(e) => {
+            ui.error(format!("{e:#}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Demo(args) => runtime.block_on(demo::run(ui, args)),
+        Command::Up(args) => runtime.block_on(up::run(ui, args)).map(done),
+        Command::Pipeline(command) => runtime.block_on(pipeline::run(ui, command)).map(done),
+        Command::Provider(command) => runtime.block_on(provider::run(ui, command)).map(done),
+        Command::Bench(args) => millrace_bench::run(&args, ui.json).map(done),
+        Command::Doctor => runtime.block_on(doctor::run(ui)),
+        Command::Completion { shell } => {
+            completion::print(shell);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

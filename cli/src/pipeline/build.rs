@@ -1,0 +1,146 @@
+//! From a plan to files a host can load, and the manifest that names them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use millrace_compose::{StageSpec, StepSpec, compose};
+use millrace_pipeline::{Plan, PlannedStep, Stage};
+use millrace_platform::find;
+use millrace_wadm::manifest::provider_names;
+use millrace_wadm::{Artifact, Manifest};
+use serde::Serialize;
+
+use super::{Definition, Output};
+
+/// A stage as it was built.
+#[derive(Debug, Serialize)]
+pub(crate) struct Built {
+    pub(crate) stage: String,
+    pub(crate) file: PathBuf,
+    pub(crate) bytes: usize,
+    pub(crate) digest: String,
+    #[serde(skip)]
+    pub(crate) took: Duration,
+}
+
+/// The folder for the artifacts of a pipeline, as an absolute path: wasmCloud takes no other.
+pub(crate) fn folder(
+    definition: &Definition,
+    plan: &Plan,
+    output: &Output,
+) -> anyhow::Result<PathBuf> {
+    let folder = match &output.out {
+        Some(out) => out.clone(),
+        None => {
+            let beside = definition.file.parent().unwrap_or(Path::new(""));
+            beside.join(".millrace").join(&plan.pipeline)
+        }
+    };
+    std::path::absolute(&folder).with_context(|| format!("{} is no usable path", folder.display()))
+}
+
+/// Composes every stage and writes its artifact, unless one with the same content is there.
+pub(crate) fn stages(plan: &Plan, folder: &Path) -> anyhow::Result<Vec<Built>> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("could not make {}", folder.display()))?;
+    plan.stages.iter().map(|stage| build(plan, stage, folder)).collect()
+}
+
+fn build(plan: &Plan, stage: &Stage, folder: &Path) -> anyhow::Result<Built> {
+    let start = Instant::now();
+    let steps = stage.steps.iter().map(step).collect::<anyhow::Result<Vec<_>>>()?;
+    let spec = StageSpec { name: stage.name.clone(), version: plan.version.clone(), steps };
+    let artifact =
+        compose(&spec).with_context(|| format!("stage `{}` cannot be composed", stage.name))?;
+    let short = artifact.digest.get(..12).unwrap_or(&artifact.digest);
+    // A new file for new content: hosts keep what they loaded from a path, and the old version may still run.
+    let file = folder.join(format!("{}-{short}.wasm", stage.name));
+    if !file.is_file() {
+        write(&file, &artifact.bytes)?;
+    }
+    Ok(Built {
+        stage: stage.name.clone(),
+        file,
+        bytes: artifact.bytes.len(),
+        digest: artifact.digest,
+        took: start.elapsed(),
+    })
+}
+
+fn step(step: &PlannedStep) -> anyhow::Result<StepSpec> {
+    let component = std::fs::read(&step.component).with_context(|| {
+        format!("step `{}`: could not read {}", step.name, step.component.display())
+    })?;
+    let grants = step.grants.iter().map(|grant| grant.parse());
+    Ok(StepSpec {
+        name: step.name.clone(),
+        kind: step.kind.as_str().parse()?,
+        component,
+        grants: grants.collect::<Result<_, _>>()?,
+        memory_max: step.memory_max,
+    })
+}
+
+/// Builds the stages, puts the providers' archives beside them and writes the manifest that names them all.
+pub(crate) fn manifest(plan: &Plan, folder: &Path) -> anyhow::Result<Manifest> {
+    let built = stages(plan, folder)?;
+    let artifacts = built.into_iter().map(|b| {
+        let image = image(&b.file);
+        (b.stage, Artifact { image, digest: b.digest })
+    });
+    let providers = provider_names(plan)
+        .into_iter()
+        .map(|name| Ok((name.to_owned(), image(&own_archive(name, folder)?))))
+        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    Ok(millrace_wadm::manifest(plan, &artifacts.collect(), &providers)?)
+}
+
+/// The archive of a provider under a path of this pipeline's own: a host unpacks an archive to a place named after its
+/// path, and two instances of one path would write over each other's running executable.
+fn own_archive(name: &str, folder: &Path) -> anyhow::Result<PathBuf> {
+    let installed = find::provider(name)?;
+    let found = std::fs::metadata(&installed)
+        .with_context(|| format!("could not read {}", installed.display()))?;
+    let modified = found.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let own = folder.join(format!("{name}-{}-{}.par.gz", found.len(), modified.as_millis()));
+    if !own.is_file() {
+        // A link where the file system can, which costs nothing.
+        if std::fs::hard_link(&installed, &own).is_err() {
+            std::fs::copy(&installed, &own)
+                .with_context(|| format!("could not write {}", own.display()))?;
+        }
+    }
+    Ok(own)
+}
+
+fn image(file: &Path) -> String {
+    format!("file://{}", file.display())
+}
+
+/// Written beside and moved into place: a host must never load half a file.
+fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let new = file.with_extension("new");
+    std::fs::write(&new, bytes)
+        .and_then(|()| std::fs::rename(&new, file))
+        .with_context(|| format!("could not write {}", file.display()))
+}
+
+/// Removes the streams of a pipeline; answers their names.
+pub(crate) async fn purge(
+    nats: &async_nats::Client,
+    lattice: &str,
+    pipeline: &str,
+) -> anyhow::Result<Vec<String>> {
+    use futures::TryStreamExt as _;
+    let jetstream = async_nats::jetstream::new(nats.clone());
+    let prefix = format!("MILLRACE_{lattice}_{pipeline}_");
+    let names: Vec<String> =
+        jetstream.stream_names().try_collect().await.context("could not list the streams")?;
+    let own: Vec<String> = names.into_iter().filter(|name| name.starts_with(&prefix)).collect();
+    for name in &own {
+        jetstream.delete_stream(name).await.with_context(|| format!("could not remove {name}"))?;
+    }
+    Ok(own)
+}

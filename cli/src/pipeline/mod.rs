@@ -1,0 +1,355 @@
+//! `millrace pipeline`: from a definition to a running pipeline and back.
+
+pub(crate) mod build;
+mod show;
+mod tap;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use millrace_pipeline::{Loaded, Options as LoadOptions, Plan};
+use millrace_wadm::Applications;
+
+use crate::DefinitionErrors;
+use crate::lattice;
+use crate::ui::Ui;
+
+/// The definition a command works on.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Definition {
+    /// The pipeline's definition.
+    pub(crate) file: PathBuf,
+    /// A file with the binding, instead of the one in the definition.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) binding: Option<PathBuf>,
+}
+
+/// Where artifacts are written.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Output {
+    /// Folder for the artifacts [default: .millrace/PIPELINE beside the definition].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Work with pipelines.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Show what is wrong with a definition, and the mend.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline lint pipeline.yaml\n  millrace pipeline lint pipeline.yaml --binding test-plant.yaml --json\n\nExits with 3 when there are errors; warnings alone exit with 0."
+    )]
+    Lint(#[command(flatten)] Definition),
+    /// Print the JSON Schema of definitions, for editors.
+    #[command(after_help = "Example:\n  millrace pipeline schema > pipeline.schema.json")]
+    Schema {
+        /// The schema of a binding in a file of its own.
+        #[arg(long)]
+        binding: bool,
+    },
+    /// Show which steps become one stage, where the durable edges are, and why.
+    #[command(after_help = "Example:\n  millrace pipeline plan pipeline.yaml")]
+    Plan(#[command(flatten)] Definition),
+    /// Compose the stage artifacts.
+    #[command(after_help = "Example:\n  millrace pipeline build pipeline.yaml --out artifacts")]
+    Build {
+        #[command(flatten)]
+        definition: Definition,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Build, and print the wadm manifest.
+    #[command(
+        after_help = "Example:\n  millrace pipeline manifest pipeline.yaml > app.yaml && wash app deploy app.yaml"
+    )]
+    Manifest {
+        #[command(flatten)]
+        definition: Definition,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Build, deploy, and wait until everything runs. A changed definition replaces the version that runs.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline deploy pipeline.yaml\n  millrace pipeline deploy pipeline.yaml --binding production.yaml --lattice hall-3 --timeout 2m"
+    )]
+    Deploy {
+        #[command(flatten)]
+        definition: Definition,
+        #[command(flatten)]
+        output: Output,
+        #[command(flatten)]
+        lattice: lattice::Options,
+        /// Give up waiting after this time; the deployment goes on.
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = crate::ui::parse_time)]
+        timeout: Duration,
+        /// Deploy and do not wait.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Show stages wanted and running, links, counters and errors.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline status pipeline.yaml\n  millrace pipeline status temperature-alerts --watch\n\nExits with 1 when something is not as wanted."
+    )]
+    Status {
+        /// The definition, or the name of a pipeline.
+        pipeline: String,
+        #[command(flatten)]
+        lattice: lattice::Options,
+        /// Show it again every second until Ctrl-C.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show messages as they pass a durable edge, or become dead letters.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline tap pipeline.yaml                  every durable edge and dead letters\n  millrace pipeline tap pipeline.yaml --edge celsius.too-hot --count 10\n  millrace pipeline tap pipeline.yaml --dead --json --for 1m"
+    )]
+    Tap {
+        /// The definition, or the name of a pipeline.
+        pipeline: String,
+        /// Only this durable edge, as FROM.TO; may be given several times.
+        #[arg(long, value_name = "FROM.TO")]
+        edge: Vec<String>,
+        /// Only dead letters.
+        #[arg(long, conflicts_with = "edge")]
+        dead: bool,
+        #[command(flatten)]
+        options: tap::Options,
+        #[command(flatten)]
+        lattice: lattice::Options,
+    },
+    /// Take a pipeline down.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline undeploy pipeline.yaml\n  millrace pipeline undeploy temperature-alerts --purge"
+    )]
+    Undeploy {
+        /// The definition, or the name of a pipeline.
+        pipeline: String,
+        #[command(flatten)]
+        lattice: lattice::Options,
+        /// Remove its durable edges and dead letters too, with the messages in them.
+        #[arg(long)]
+        purge: bool,
+        /// Give up waiting after this time.
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = crate::ui::parse_time)]
+        timeout: Duration,
+    },
+}
+
+pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Lint(definition) => lint(ui, &definition),
+        Command::Schema { binding } => {
+            let schema = if binding {
+                millrace_pipeline::binding_schema()
+            } else {
+                millrace_pipeline::schema()
+            };
+            ui.line(serde_json::to_string_pretty(&schema)?);
+            Ok(())
+        }
+        Command::Plan(definition) => {
+            let plan = plan(ui, &definition)?;
+            if ui.json {
+                ui.json(&plan)
+            } else {
+                show::plan(ui, &plan);
+                Ok(())
+            }
+        }
+        Command::Build { definition, output } => {
+            let plan = plan(ui, &definition)?;
+            let built = build::stages(&plan, &build::folder(&definition, &plan, &output)?)?;
+            show::built(ui, &built)
+        }
+        Command::Manifest { definition, output } => {
+            let plan = plan(ui, &definition)?;
+            let manifest = build::manifest(&plan, &build::folder(&definition, &plan, &output)?)?;
+            // JSON is YAML, so wash takes either; people read the one, programs the other.
+            if ui.json {
+                ui.json(&manifest)
+            } else {
+                ui.line(show::yaml(&manifest)?);
+                Ok(())
+            }
+        }
+        Command::Deploy { definition, output, lattice, timeout, no_wait } => {
+            deploy(ui, &definition, &output, &lattice, (!no_wait).then_some(timeout)).await
+        }
+        Command::Status { pipeline, lattice, watch } => {
+            status(ui, &pipeline, &lattice, watch).await
+        }
+        Command::Tap { pipeline, edge, dead, options, lattice } => {
+            let name = name_of(&pipeline)?;
+            let nats = lattice.connect().await?;
+            let subjects = tap_subjects(&lattice.lattice, &name, &edge, dead);
+            let shown = tap::run(ui, &nats, &subjects, &options).await?;
+            ui.step(format!("{shown} messages"));
+            Ok(())
+        }
+        Command::Undeploy { pipeline, lattice, purge, timeout } => {
+            undeploy(ui, &pipeline, &lattice, purge, timeout).await
+        }
+    }
+}
+
+fn load(definition: &Definition) -> anyhow::Result<Loaded> {
+    let options = LoadOptions { check_files: true };
+    Ok(millrace_pipeline::load_files(&definition.file, definition.binding.as_deref(), &options)?)
+}
+
+fn lint(ui: Ui, definition: &Definition) -> anyhow::Result<()> {
+    let loaded = load(definition)?;
+    if ui.json {
+        ui.json(&loaded.findings())?;
+    } else if loaded.findings().is_empty() {
+        ui.line(format!("{}: nothing to mend", definition.file.display()));
+    } else {
+        ui.line(loaded.render(ui.color).trim_end());
+    }
+    if loaded.has_errors() { Err(DefinitionErrors.into()) } else { Ok(()) }
+}
+
+/// The plan of a definition; findings are shown on standard error.
+pub(crate) fn plan(ui: Ui, definition: &Definition) -> anyhow::Result<Plan> {
+    let loaded = load(definition)?;
+    if !loaded.findings().is_empty() {
+        eprintln!("{}", loaded.render(ui.color).trim_end());
+    }
+    if loaded.has_errors() {
+        return Err(DefinitionErrors.into());
+    }
+    Ok(loaded.plan()?)
+}
+
+async fn deploy(
+    ui: Ui,
+    definition: &Definition,
+    output: &Output,
+    lattice: &lattice::Options,
+    wait: Option<Duration>,
+) -> anyhow::Result<()> {
+    let plan = plan(ui, definition)?;
+    let nats = lattice.connect().await?;
+    ui.step(format!("composing {} stages", plan.stages.len()));
+    let manifest = build::manifest(&plan, &build::folder(definition, &plan, output)?)?;
+    let applications = Applications::new(nats, &lattice.lattice);
+    let deployed = applications.deploy(&manifest).await?;
+    if deployed.unchanged {
+        ui.step(format!("version {} is deployed already", deployed.version));
+    } else {
+        ui.step(format!("deploying version {}", deployed.version));
+    }
+    let Some(patience) = wait else {
+        let result = serde_json::json!({ "pipeline": plan.pipeline, "version": deployed.version,
+            "unchanged": deployed.unchanged });
+        return if ui.json { ui.json(&result) } else { Ok(()) };
+    };
+    let mut told = String::new();
+    let status = applications
+        .wait_running(&plan.pipeline, patience, |status| {
+            let missing = status.missing().join("; ");
+            if missing != told && !missing.is_empty() {
+                ui.step(format!("waiting: {missing}"));
+                told = missing;
+            }
+        })
+        .await?;
+    if ui.json {
+        ui.json(&status)
+    } else {
+        show::status(ui, &status);
+        Ok(())
+    }
+}
+
+async fn status(
+    ui: Ui,
+    pipeline: &str,
+    lattice: &lattice::Options,
+    watch: bool,
+) -> anyhow::Result<()> {
+    let name = name_of(pipeline)?;
+    let applications = Applications::new(lattice.connect().await?, &lattice.lattice);
+    loop {
+        let status = applications.status(&name).await?;
+        if ui.json {
+            ui.json(&status)?;
+        } else {
+            show::status(ui, &status);
+        }
+        if !watch {
+            anyhow::ensure!(status.running(), "{name} is not as wanted: {}", not_running(&status));
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        }
+    }
+}
+
+fn not_running(status: &millrace_wadm::PipelineStatus) -> String {
+    match status.version {
+        None => "no version is deployed".to_owned(),
+        Some(_) => status.missing().join("; "),
+    }
+}
+
+async fn undeploy(
+    ui: Ui,
+    pipeline: &str,
+    lattice: &lattice::Options,
+    purge: bool,
+    timeout: Duration,
+) -> anyhow::Result<()> {
+    let name = name_of(pipeline)?;
+    let nats = lattice.connect().await?;
+    let applications = Applications::new(nats.clone(), &lattice.lattice);
+    match applications.undeploy(&name, timeout).await {
+        // What is left of a pipeline that is gone can still be purged.
+        Err(millrace_wadm::WadmError::NotFound { .. }) if purge => {}
+        result => result?,
+    }
+    let removed =
+        if purge { build::purge(&nats, &lattice.lattice, &name).await? } else { Vec::new() };
+    if ui.json {
+        return ui.json(&serde_json::json!({ "pipeline": name, "purged_streams": removed }));
+    }
+    ui.line(format!("{name} is undeployed"));
+    for stream in removed {
+        ui.line(format!("  removed {stream}"));
+    }
+    Ok(())
+}
+
+/// The name in a definition, or the name itself.
+fn name_of(pipeline: &str) -> anyhow::Result<String> {
+    let path = Path::new(pipeline);
+    let is_file = path.is_file() || path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    if !is_file {
+        return Ok(pipeline.to_owned());
+    }
+    let loaded = millrace_pipeline::load_files(path, None, &LoadOptions { check_files: false })?;
+    let model = loaded.pipeline().with_context(|| {
+        format!("{pipeline} does not say the pipeline's name; `millrace pipeline lint {pipeline}` says what is wrong")
+    })?;
+    Ok(model.pipeline.clone())
+}
+
+/// What to listen to: name and subject.
+fn tap_subjects(
+    lattice: &str,
+    pipeline: &str,
+    edges: &[String],
+    dead: bool,
+) -> Vec<(String, String)> {
+    let base = format!("millrace.{lattice}.{pipeline}");
+    let every = ("edge".to_owned(), format!("{base}.edge.>"));
+    let letters = ("dead".to_owned(), format!("{base}.dead.>"));
+    match (edges, dead) {
+        (_, true) => vec![letters],
+        ([], false) => vec![every, letters],
+        (edges, false) => edges.iter().map(|e| (e.clone(), format!("{base}.edge.{e}"))).collect(),
+    }
+}

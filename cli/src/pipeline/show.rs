@@ -1,0 +1,122 @@
+//! Plans, artifacts, manifests and status, for people.
+
+use millrace_kit::status::{LinkStatus, State};
+use millrace_pipeline::{Output, Plan, StageInput};
+use millrace_wadm::{Manifest, PipelineStatus, StageStatus};
+
+use super::build::Built;
+use crate::ui::{Ui, human_time};
+
+/// A plan as a list of stages, each with what calls it, its steps and where it publishes.
+pub(crate) fn plan(ui: Ui, plan: &Plan) {
+    ui.line(format!("{} {}", ui.bold(&plan.pipeline), plan.version));
+    for stage in &plan.stages {
+        ui.line(format!("stage {}  ({} at once)", ui.bold(&stage.name), stage.instances));
+        for input in &stage.inputs {
+            ui.line(match input {
+                StageInput::Source(name) => {
+                    format!("  from source {name}{}", connector_of_source(plan, name))
+                }
+                StageInput::Edge(name) => format!("  from edge {name}"),
+            });
+        }
+        for step in &stage.steps {
+            let grants = if step.grants.is_empty() {
+                String::new()
+            } else {
+                format!("  grants {}", step.grants.join(", "))
+            };
+            ui.line(format!(
+                "  {} {}  {}{grants}",
+                step.kind,
+                step.name,
+                ui.dim(step.component.display())
+            ));
+        }
+        match &stage.output {
+            Output::Sink(name) => {
+                ui.line(format!("  to sink {name}{}", connector_of_sink(plan, name)))
+            }
+            Output::Edges(names) => {
+                names.iter().for_each(|name| ui.line(format!("  to edge {name}")))
+            }
+        }
+    }
+    for edge in &plan.edges {
+        ui.line(format!(
+            "durable edge {}: {}; keeps at most {}",
+            ui.bold(&edge.name),
+            edge.reason,
+            edge.settings.max_bytes
+        ));
+    }
+}
+
+fn connector_of_source(plan: &Plan, name: &str) -> String {
+    let found = plan.sources.iter().find(|s| s.name == name);
+    found.map(|s| format!(" ({})", s.connector)).unwrap_or_default()
+}
+
+fn connector_of_sink(plan: &Plan, name: &str) -> String {
+    let found = plan.sinks.iter().find(|s| s.name == name);
+    found.map(|s| format!(" ({})", s.connector)).unwrap_or_default()
+}
+
+/// The artifacts that were built.
+pub(crate) fn built(ui: Ui, built: &[Built]) -> anyhow::Result<()> {
+    if ui.json {
+        return ui.json(&built);
+    }
+    for b in built {
+        let size = b.bytes as f64 / 1e3;
+        ui.line(format!(
+            "{:<20} {size:>8.1} kB  {:>8}  {}",
+            b.stage,
+            human_time(b.took),
+            b.file.display()
+        ));
+    }
+    Ok(())
+}
+
+/// A manifest as YAML.
+pub(crate) fn yaml(manifest: &Manifest) -> anyhow::Result<String> {
+    // By way of a value, whose maps are sorted: the same manifest is the same text.
+    Ok(serde_saphyr::to_string(&serde_json::to_value(manifest)?)?)
+}
+
+/// The status of a pipeline.
+pub(crate) fn status(ui: Ui, status: &PipelineStatus) {
+    let state = if status.running() { ui.green("running") } else { ui.yellow(&status.state) };
+    let version = status.version.as_deref().unwrap_or("none deployed");
+    ui.line(format!("{}  {state}  version {version}", ui.bold(&status.pipeline)));
+    if !status.running() && !status.message.is_empty() {
+        ui.line(format!("  {}", status.message));
+    }
+    status.stages.iter().for_each(|stage| part(ui, "stage", stage));
+    status.providers.iter().for_each(|provider| part(ui, "provider", provider));
+    for provider in &status.links {
+        provider.links.iter().for_each(|l| link(ui, &provider.provider, l));
+    }
+}
+
+fn part(ui: Ui, kind: &str, part: &StageStatus) {
+    let count = format!("{} of {}", part.running, part.wanted);
+    let count = if part.running >= part.wanted { ui.green(count) } else { ui.red(count) };
+    let why = part.problem.as_ref().map(|p| format!("  {}", ui.red(p))).unwrap_or_default();
+    ui.line(format!("  {kind:<9} {:<20} running {count}{why}", part.name));
+}
+
+fn link(ui: Ui, provider: &str, link: &LinkStatus) {
+    let state = format!("{:?}", link.state).to_lowercase();
+    let state = if link.state == State::Connected { ui.green(state) } else { ui.red(state) };
+    let counters = &link.counters;
+    let name = format!("{provider} {}", link.name);
+    ui.line(format!(
+        "  link      {name:<20} {state}  in {}  out {}  dead letters {}  in flight {}",
+        counters.messages_in, counters.messages_out, counters.dead_letters, counters.in_flight,
+    ));
+    if let Some(error) = &link.error {
+        ui.line(format!("            {}", ui.red(error)));
+    }
+}

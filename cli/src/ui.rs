@@ -1,0 +1,145 @@
+//! What people see: colours only on a terminal, JSON on request, progress on standard error.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How results are shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ui {
+    /// Results as JSON on standard output, one document (or one line an event).
+    pub(crate) json: bool,
+    /// Colour on standard output.
+    pub(crate) color: bool,
+    color_err: bool,
+}
+
+impl Ui {
+    pub(crate) fn new(json: bool, choice: ColorChoice) -> Self {
+        let wanted = |terminal: bool| match choice {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => {
+                terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+            }
+        };
+        Self {
+            json,
+            color: !json && wanted(std::io::stdout().is_terminal()),
+            color_err: wanted(std::io::stderr().is_terminal()),
+        }
+    }
+
+    /// A line of a result, on standard output. A reader that went away ends the process quietly, as `head` expects.
+    pub(crate) fn line(&self, text: impl Display) {
+        if writeln!(std::io::stdout(), "{text}").is_err() {
+            std::process::exit(0);
+        }
+    }
+
+    /// A result as JSON, on one line.
+    pub(crate) fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        self.line(serde_json::to_string(value)?);
+        Ok(())
+    }
+
+    /// A step of long work, on standard error.
+    pub(crate) fn step(&self, text: impl Display) {
+        let mark = if self.color_err { "\x1b[36m>\x1b[0m" } else { ">" };
+        eprintln!("{mark} {text}");
+    }
+
+    /// Something to know that is no failure, on standard error.
+    pub(crate) fn warn(&self, text: impl Display) {
+        let mark = if self.color_err { "\x1b[33mwarning:\x1b[0m" } else { "warning:" };
+        eprintln!("{mark} {text}");
+    }
+
+    /// A failure, on standard error.
+    pub(crate) fn error(&self, text: impl Display) {
+        let mark = if self.color_err { "\x1b[31merror:\x1b[0m" } else { "error:" };
+        eprintln!("{mark} {text}");
+    }
+
+    pub(crate) fn green(&self, text: impl Display) -> String {
+        self.paint("32", text)
+    }
+
+    pub(crate) fn red(&self, text: impl Display) -> String {
+        self.paint("31", text)
+    }
+
+    pub(crate) fn yellow(&self, text: impl Display) -> String {
+        self.paint("33", text)
+    }
+
+    pub(crate) fn dim(&self, text: impl Display) -> String {
+        self.paint("2", text)
+    }
+
+    pub(crate) fn bold(&self, text: impl Display) -> String {
+        self.paint("1", text)
+    }
+
+    fn paint(&self, code: &str, text: impl Display) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
+    }
+}
+
+/// `850 us`, `3.2 ms`, `1.5 s`.
+pub(crate) fn human_time(time: Duration) -> String {
+    let us = time.as_secs_f64() * 1e6;
+    match us {
+        _ if us < 1e3 => format!("{us:.0} us"),
+        _ if us < 1e6 => format!("{:.1} ms", us / 1e3),
+        _ => format!("{:.1} s", us / 1e6),
+    }
+}
+
+/// `20s`, `5m`, `500ms` or a plain number of seconds.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a time; write it as 20s, 5m, 1h or 500ms"))?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" | "" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(format!("`{unit}` is no unit of time; write it as 20s, 5m, 1h or 500ms")),
+    };
+    milliseconds.map(Duration::from_millis).ok_or_else(|| format!("`{text}` is too long a time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        assert_eq!(parse_time("20s"), Ok(Duration::from_secs(20)));
+        assert_eq!(parse_time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_time("7"), Ok(Duration::from_secs(7)));
+        assert!(parse_time("20 parsecs").is_err_and(|e| e.contains("500ms")));
+        assert!(parse_time("").is_err());
+        assert!(parse_time("99999999999999999999s").is_err());
+        assert_eq!(human_time(Duration::from_micros(850)), "850 us");
+        assert_eq!(human_time(Duration::from_micros(3210)), "3.2 ms");
+    }
+}

@@ -1,0 +1,37 @@
+//! The trusted parts, embedded.
+
+use crate::kind::Kind;
+
+/// Version of the embedded harness.
+pub const HARNESS_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A part of the harness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Guest {
+    pub(crate) name: &'static str,
+    pub(crate) bytes: &'static [u8],
+}
+
+macro_rules! guest {
+    ($name:literal) => {
+        Guest {
+            name: $name,
+            bytes: include_bytes!(concat!(env!("MILLRACE_GUESTS"), "/", $name, ".wasm")),
+        }
+    };
+}
+
+pub(crate) const INTAKE: Guest = guest!("intake");
+pub(crate) const OUTLET: Guest = guest!("outlet");
+pub(crate) const DENY: Guest = guest!("deny");
+pub(crate) const DENY_CLOCKS: Guest = guest!("deny-clocks");
+
+/// The part that drives steps of a kind, if this version has one.
+pub(crate) const fn drive(kind: Kind) -> Option<Guest> {
+    match kind {
+        Kind::Map => Some(guest!("drive-map")),
+        Kind::Filter => Some(guest!("drive-filter")),
+        Kind::FlatMap => Some(guest!("drive-flat-map")),
+        Kind::Branch | Kind::Accumulate | Kind::Delay => None,
+    }
+}

@@ -1,0 +1,59 @@
+//! Drives one step: unpacks the batch, calls the customer's component once a message, packs what comes out.
+//!
+//! The layers, from the outside in:
+//!
+//! 1. [`Drive::process`]: one batch, and where its outcome goes
+//! 2. `settings`: what the pipeline says about this step
+//! 3. `run`: one message after the other; what a failure of one means for the batch
+//! 4. `kind`: the customer's call, one module for each kind of step
+//! 5. `letters`: rejected messages
+//!
+//! There is one build for each kind. The customer sees a message at a time and never the batch, so nothing it returns can
+//! change batch headers.
+#![allow(unsafe_code, reason = "generated bindings")]
+
+mod bindings;
+mod kind;
+mod letters;
+mod run;
+mod settings;
+
+use bindings::exports::millrace::stage::flow::Guest;
+use bindings::millrace::stage::{flow, rejects};
+use bindings::wasi::logging::logging::{log, Level};
+use letters::Letters;
+use millrace_batch::Batch;
+use settings::Settings;
+
+struct Drive;
+
+impl Guest for Drive {
+    fn process(position: u32, length: u32, words: Vec<u64>) -> Result<(), String> {
+        let batch = Batch::open(words::unpack(length, &words))
+            .map_err(|error| format!("batch: {error}"))?;
+        let next = position.saturating_add(1);
+        if batch.is_empty() {
+            // An earlier step dropped everything. The outlet still waits for the call.
+            return flow::process(next, length, &words);
+        }
+        let settings = Settings::read(position)?;
+        let (mut output, letters) = run::run(&batch, &settings)?;
+        hand_over(letters, &settings)?;
+        let (length, words) = words::pack(&mut output);
+        flow::process(next, length, &words)
+    }
+}
+
+/// Gives the rejected messages to the outlet, and says so in one line, however many they are.
+fn hand_over(letters: Letters<'_>, settings: &Settings) -> Result<(), String> {
+    let (count, first) = (letters.count(), letters.first().to_owned());
+    let Some(mut packed) = letters.finish() else { return Ok(()) };
+    let step = settings.step();
+    log(
+        Level::Warn,
+        "millrace",
+        &format!("step {step}: {count} messages rejected, the first because: {first}"),
+    );
+    let (length, words) = words::pack(&mut packed);
+    rejects::reject(length, &words)
+}

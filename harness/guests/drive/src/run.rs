@@ -1,0 +1,114 @@
+//! One message after the other. The rules are those of docs/architecture.md: a rejected message costs only itself, a
+//! `retry` or a failed `init` costs the call.
+
+use crate::bindings::millrace::step::types::Error;
+use crate::kind;
+use crate::letters::Letters;
+use crate::settings::Settings;
+use millrace_batch::{Batch, BatchWriter, Fields, Message, WriteError};
+
+/// Room that the outlet may need for a longer id.
+const ID_ROOM: usize = 256;
+
+/// What a failed message means.
+pub enum Failure {
+    /// This message is rejected, with kind and text.
+    Reject(&'static str, String),
+    /// The whole call fails, with this answer.
+    Fail(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::InvalidArgument(text) => Self::Reject("invalid-argument", text),
+            Error::Internal(text) => Self::Reject("internal", text),
+            Error::Retry(text) => Self::Fail(format!("retry: {}", crate::letters::shorten(&text))),
+        }
+    }
+}
+
+/// Runs the step over the batch: the output, and the rejected messages.
+pub fn run<'a>(
+    batch: &Batch<'a>,
+    settings: &'a Settings,
+) -> Result<(Vec<u8>, Letters<'a>), String> {
+    init(settings)?;
+    let mut output = Output::new(batch, settings).map_err(|error| format!("batch: {error}"))?;
+    let mut letters = Letters::new(*batch, settings);
+    for message in batch.try_messages() {
+        let message = message.map_err(|error| format!("batch: {error}"))?;
+        let before = output.mark();
+        match kind::call(&message, &mut output) {
+            Ok(()) => {}
+            Err(Failure::Fail(answer)) => return Err(answer),
+            Err(Failure::Reject(kind, text)) => {
+                output.rewind(before);
+                letters.push(&message, kind, &text)?;
+            }
+        }
+    }
+    Ok((output.writer.finish(), letters))
+}
+
+fn init(settings: &Settings) -> Result<(), String> {
+    kind::init(&settings.configuration()).map_err(|error| {
+        let (Error::InvalidArgument(text) | Error::Internal(text) | Error::Retry(text)) = error;
+        format!("config: init of step {}: {}", settings.step(), crate::letters::shorten(&text))
+    })
+}
+
+/// The batch being made.
+pub struct Output {
+    writer: BatchWriter,
+    /// Greatest record that still fits into a body, in bytes.
+    #[cfg_attr(feature = "filter", allow(dead_code, reason = "a filter returns no messages"))]
+    max_record: usize,
+}
+
+#[allow(dead_code, reason = "a filter keeps messages, the other kinds push what the step returned")]
+impl Output {
+    fn new(batch: &Batch<'_>, settings: &Settings) -> Result<Self, WriteError> {
+        let writer = BatchWriter::with_capacity(batch.headers(), batch.bytes().len())?;
+        let max_record = settings.max_body().saturating_sub(writer.byte_len() + ID_ROOM);
+        Ok(Self { writer, max_record })
+    }
+
+    /// Adds a message that a step returned.
+    #[inline]
+    pub fn push<'h>(
+        &mut self,
+        fields: &Fields<'_>,
+        headers: impl IntoIterator<Item = (&'h str, &'h str)>,
+    ) -> Result<(), Failure> {
+        let before = self.writer.byte_len();
+        self.writer.push(fields, headers).map_err(refused)?;
+        let bytes = self.writer.byte_len() - before;
+        if bytes > self.max_record {
+            let most = self.max_record;
+            let text = format!(
+                "the step returned a message of {bytes} bytes, at most {most} can be sent on"
+            );
+            return Err(Failure::Reject("internal", text));
+        }
+        Ok(())
+    }
+
+    /// Adds a message as it came.
+    #[inline]
+    pub fn keep(&mut self, message: &Message<'_>) -> Result<(), Failure> {
+        self.writer.push_record(message).map_err(refused)
+    }
+
+    fn mark(&self) -> millrace_batch::Mark {
+        self.writer.mark()
+    }
+
+    fn rewind(&mut self, mark: millrace_batch::Mark) {
+        self.writer.rewind(mark);
+    }
+}
+
+fn refused(error: WriteError) -> Failure {
+    Failure::Reject("internal", format!("what the step returned cannot be sent on: {error}"))
+}

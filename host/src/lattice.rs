@@ -1,0 +1,131 @@
+//! Starts the host and wadm, waits for the signal to end, and ends them in order.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use millrace_kit::orphan::Parent;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use wasmcloud_host::{WasmbusHost, WasmbusHostConfig};
+
+use crate::{Args, identity, nats};
+
+/// Threads of the host beyond one a core: each may be held by a spinning component until its time is up.
+const SPARE_THREADS: usize = 6;
+
+/// How long providers get to drain before the host ends them.
+const PROVIDER_DRAIN: Duration = Duration::from_secs(10);
+
+/// Between two starts of a wadm that ended.
+const WADM_RESTART: Duration = Duration::from_secs(2);
+
+/// Runs until SIGINT or SIGTERM.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    // Noted first: a parent that went before would not be noticed.
+    let parent = args.follow_parent.then(Parent::now);
+    args.limits.check_enforced()?;
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let components = runtime("host", cores.saturating_add(SPARE_THREADS))?;
+    let control = runtime("wadm", 2)?;
+    control.block_on(nats::check(&args.nats_url))?;
+
+    // wadm first: it learns of a host when the host starts, or else only at its next heartbeat.
+    let wadm = match args.no_wadm {
+        true => None,
+        false => Some(control.block_on(start_wadm(&args.nats_url))?),
+    };
+    let (_host, shutdown) =
+        components.block_on(WasmbusHost::new(host_config(args)?)).context("the wasmCloud host did not start")?;
+    tracing::info!(lattice = %args.lattice, nats = %args.nats_url, "host is up");
+
+    let wadm = wadm.map(|running| control.spawn(keep_wadm(args.nats_url.clone(), running)));
+    control.block_on(until_told(parent))?;
+
+    tracing::info!("ending");
+    if let Some(wadm) = wadm {
+        wadm.abort();
+    }
+    components.block_on(shutdown).context("the wasmCloud host did not end cleanly")?;
+    // Its threads may be held by a component that spins: they are not waited for.
+    components.shutdown_background();
+    control.shutdown_background();
+    Ok(())
+}
+
+fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .with_context(|| format!("could not start the threads of {name}"))
+}
+
+fn host_config(args: &Args) -> anyhow::Result<WasmbusHostConfig> {
+    let url = args.nats_url.parse::<wasmcloud_host::url::Url>().with_context(|| {
+        format!("--nats-url {} is not a URL such as nats://127.0.0.1:4222", args.nats_url)
+    })?;
+    let mut config = WasmbusHostConfig {
+        ctl_nats_url: url.clone(),
+        rpc_nats_url: url,
+        lattice: args.lattice.as_str().into(),
+        host_key: args.identity.as_deref().map(identity::load_or_make).transpose()?,
+        labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
+        // Artifacts are files: a plant has no registry.
+        allow_file_load: true,
+        // A stage's publish waits this long for the conduit or the sink, whose own waits are shorter.
+        rpc_timeout: Duration::from_secs(30),
+        provider_shutdown_delay: Some(PROVIDER_DRAIN),
+        // wadm puts right at each heartbeat what it finds amiss.
+        heartbeat_interval: Some(Duration::from_secs(5)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..WasmbusHostConfig::default()
+    };
+    args.limits.apply(&mut config);
+    Ok(config)
+}
+
+type Wadm = JoinSet<anyhow::Result<()>>;
+
+async fn start_wadm(nats_url: &str) -> anyhow::Result<Wadm> {
+    let nats_server = nats_url.trim_start_matches("nats://").to_owned();
+    let config = wadm::config::WadmConfig { nats_server, ..Default::default() };
+    let running = wadm::start_wadm(config).await.context("wadm did not start")?;
+    tracing::info!("wadm is up");
+    Ok(running)
+}
+
+/// Starts wadm again whenever it ends: it gives up when JetStream is away for long.
+async fn keep_wadm(nats_url: String, mut running: Wadm) {
+    loop {
+        let ended = running.join_next().await;
+        tracing::warn!(?ended, "wadm ended; starting it again");
+        running = loop {
+            tokio::time::sleep(WADM_RESTART).await;
+            match start_wadm(&nats_url).await {
+                Ok(running) => break running,
+                Err(e) => tracing::warn!("{e:#}; trying again"),
+            }
+        };
+    }
+}
+
+async fn until_told(parent: Option<Parent>) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = gone(parent) => tracing::warn!("the parent process is gone"),
+    }
+    Ok(())
+}
+
+async fn gone(parent: Option<Parent>) {
+    match parent {
+        Some(parent) => parent.gone().await,
+        None => std::future::pending().await,
+    }
+}

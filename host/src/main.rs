@@ -1,0 +1,82 @@
+//! One process that runs components and keeps applications as they were declared: the wasmCloud host and wadm.
+//!
+//! The two are libraries; this binary gives them what they do not give themselves:
+//!
+//! - [`limits`]: limits that hold, and a refusal to start where the memory limit would not be enforced;
+//! - [`nats`]: a check of the server first, with an error that says what to do;
+//! - [`lattice`]: the host on a runtime of its own with spare threads (a spinning component holds one until its time
+//!   is up), wadm on another, so that the one cannot starve the other; wadm is started again when it ends.
+
+mod identity;
+mod lattice;
+mod limits;
+mod nats;
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+/// Runs a wasmCloud host and wadm, for one lattice.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Args {
+    /// NATS server with JetStream, 2.10 or newer.
+    #[arg(long, env = "MILLRACE_NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    nats_url: String,
+    /// The lattice to join.
+    #[arg(long, env = "MILLRACE_LATTICE", default_value = "default")]
+    lattice: String,
+    /// A label of this host, for placement; may be given several times.
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+    /// File that keeps this host's key over restarts; made when missing. Without it each start is a new host.
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Run no wadm here (another host of the lattice does).
+    #[arg(long)]
+    no_wadm: bool,
+    /// End when the process that started this one is gone.
+    #[arg(long)]
+    follow_parent: bool,
+    #[command(flatten)]
+    limits: limits::Limits,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  millrace-host                                      # lattice `default` on the local NATS server
+  millrace-host --lattice acme --label site=hall-3
+  millrace-host --no-wadm                            # a second host of a lattice
+  millrace-host --max-memory-mib 64 --max-call-seconds 5
+
+Log lines go to standard error; RUST_LOG chooses them (default: warn,millrace_host=info).";
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not NAME=VALUE, as in site=hall-3")),
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    // Installed before anything else: without a subscriber wRPC renders whole payloads as text that nobody reads.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(
+            EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| EnvFilter::new("warn,millrace_host=info")),
+        )
+        .init();
+    match lattice::run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("millrace-host: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The pipeline language: what a customer writes, and what it means.
+//!
+//! A definition has two parts. The *graph* names sources, steps and sinks and
+//! says nothing about the environment; the *binding* says which broker, topic
+//! or component file each name means here. This crate reads a definition
+//! ([`load`]), says everything that is wrong with it, each with its place and
+//! its mend ([`Finding`]), and turns it into what is to be deployed ([`Plan`]).
+//! It does no input or output beyond reading the files it is given, so the
+//! command line, a control API and an editor can all use it.
+//!
+//! ```
+//! let text = r#"
+//! millrace: v1alpha1
+//! pipeline: alerts
+//! version: 0.1.0
+//! sources: [machine]
+//! steps:
+//!   too-hot: { filter: above-limit, from: machine, config: { limit: 85 } }
+//! sinks:
+//!   alerts: { from: too-hot }
+//! binding:
+//!   sources:
+//!     machine: { mqtt: { url: "mqtt://localhost", topic: plant/+/temperature } }
+//!   sinks:
+//!     alerts: { mqtt: { url: "mqtt://localhost", topic: plant/alerts } }
+//!   components:
+//!     above-limit: { file: above-limit.wasm }
+//! "#;
+//! let document = millrace_pipeline::Document { file: "pipeline.yaml", text };
+//! let loaded = millrace_pipeline::load(document, None, &Default::default());
+//! assert!(loaded.findings().is_empty());
+//! let plan = loaded.plan().map_err(|e| e.to_string())?;
+//! assert_eq!(plan.stages.len(), 1);
+//! # Ok::<(), String>(())
+//! ```
+
+mod finding;
+mod lint;
+mod load;
+mod locate;
+mod model;
+mod plan;
+mod read;
+mod schema;
+mod tree;
+
+pub use finding::{Finding, Location, Severity};
+pub use lint::lint;
+pub use load::{Document, LoadError, Loaded, Options, load, load_files};
+pub use model::{
+    Binding, Component, Durable, GRANTS, INSTANCES_DEFAULT, Input, Instances, Kind, Memory,
+    Pipeline, Sink, SinkBinding, Source, SourceBinding, Step, VERSION,
+};
+pub use plan::{
+    Edge, Output, Plan, PlanError, PlannedSink, PlannedSource, PlannedStep, Reason, Stage,
+    StageInput, plan,
+};
+pub use schema::{binding_schema, schema};
+pub use tree::TEXT_MAX;

@@ -1,0 +1,657 @@
+//! Checks of a model as a whole: names, graph, settings.
+//!
+//! What cannot even be read is found in `read`; everything here holds for a
+//! model from anywhere. Each rule is a function, and [`issues`] is the list of
+//! them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path as FilePath;
+
+use millrace_settings::flat::{FieldError, FieldErrorKind};
+use millrace_settings::registry::{self, Connector, Kind as SettingsKind};
+
+use crate::finding::{Finding, Issue};
+use crate::locate::{Part, Path, quoted};
+use crate::model::{Binding, GRANTS, Input, Kind, Pipeline, VERSION};
+use crate::read::{ISSUES_MAX, guess, list};
+
+/// Longest name, in characters: names become parts of NATS subjects, streams
+/// and the names of deployed components.
+const NAME_MAX: usize = 40;
+
+/// Most names compared in looking for those that unknown ones meant.
+const COMPARISONS_MAX: usize = 200_000;
+
+/// What to check.
+pub(crate) struct Checks<'a> {
+    /// The folder in which components' files must be, if they must be.
+    pub(crate) files: Option<&'a FilePath>,
+    /// Whether every name of the graph could be read.
+    pub(crate) graph: bool,
+    /// Whether every input could be read.
+    pub(crate) inputs: bool,
+    /// Whether every name of the binding could be read.
+    pub(crate) binding: bool,
+}
+
+/// Checks a model that did not come from a text. [`crate::load`] does the same
+/// with places.
+#[must_use]
+pub fn lint(pipeline: &Pipeline) -> Vec<Finding> {
+    let checks = Checks { files: None, graph: true, inputs: true, binding: true };
+    issues(pipeline, &checks).into_iter().map(Issue::unplaced).collect()
+}
+
+/// Everything wrong with a model.
+pub(crate) fn issues(pipeline: &Pipeline, checks: &Checks<'_>) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    issues.extend(language_version(&pipeline.millrace));
+    issues.extend(versions(pipeline));
+    issues.extend(names(pipeline));
+    issues.extend(steps(pipeline));
+    issues.extend(inputs(pipeline));
+    if checks.graph {
+        let (unknown, meant) = unknown_inputs(pipeline);
+        issues.extend(unknown);
+        issues.extend(sections(pipeline));
+        if checks.inputs {
+            issues.extend(ends(pipeline, &meant));
+        }
+        issues.extend(cycles(pipeline));
+        if checks.binding {
+            issues.extend(bound(pipeline));
+        }
+    }
+    if let Some(binding) = &pipeline.binding {
+        issues.extend(settings(binding));
+        issues.extend(clients(pipeline, binding));
+        issues.extend(files(binding, checks.files));
+    }
+    issues.truncate(ISSUES_MAX);
+    issues
+}
+
+pub(crate) fn language_version(version: &str) -> Option<Issue> {
+    let path = Path::of(["millrace"]);
+    (version != VERSION).then(|| {
+        let message =
+            format!("this reads version `{VERSION}` of the language, not {}", quoted(version));
+        Issue::error("version", path, Part::Value, message)
+            .mend(format!("write `millrace: {VERSION}`"))
+    })
+}
+
+fn versions(pipeline: &Pipeline) -> Option<Issue> {
+    let why = semver::Version::parse(&pipeline.version).err()?;
+    let message = format!("{} is not a semantic version: {why}", quoted(&pipeline.version));
+    let issue = Issue::error("version", Path::of(["version"]), Part::Value, message);
+    Some(issue.mend("write three numbers, such as `version: 0.1.0`"))
+}
+
+/// Every name with what it names and where it stands.
+fn all_names(pipeline: &Pipeline) -> impl Iterator<Item = (&'static str, &str, Path)> {
+    fn section<'a, T>(
+        what: &'static str,
+        key: &'static str,
+        names: &'a BTreeMap<String, T>,
+    ) -> impl Iterator<Item = (&'static str, &'a str, Path)> {
+        names.keys().map(move |name| (what, name.as_str(), Path::of([key, name])))
+    }
+    section("source", "sources", &pipeline.sources)
+        .chain(section("step", "steps", &pipeline.steps))
+        .chain(section("sink", "sinks", &pipeline.sinks))
+}
+
+/// Names are well formed, and mean one thing.
+fn names(pipeline: &Pipeline) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    issues.extend(name_syntax(&pipeline.pipeline, Path::of(["pipeline"]), Part::Value));
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    for (what, name, path) in all_names(pipeline) {
+        issues.extend(name_syntax(name, path.clone(), Part::Key));
+        if let Some(first) = seen.insert(name, what) {
+            let message = format!("{} is the name of a {first} and of a {what}", quoted(name));
+            let issue = Issue::error("duplicate", path, Part::Key, message);
+            issues.push(issue.mend("give one of them another name: `from` could mean either"));
+        }
+    }
+    for (name, step) in &pipeline.steps {
+        let path = Path::of(["steps", name, step.kind.as_str()]);
+        if step.component.is_empty() {
+            let message = format!("`{}` names no component", step.kind);
+            issues.push(
+                Issue::error("missing-field", path, Part::Value, message)
+                    .mend("add the component's name"),
+            );
+        } else {
+            issues.extend(name_syntax(&step.component, path, Part::Value));
+        }
+    }
+    issues
+}
+
+fn name_syntax(name: &str, path: Path, part: Part) -> Option<Issue> {
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
+    let rest = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if first && rest && name.len() <= NAME_MAX {
+        return None;
+    }
+    let message = format!("{} cannot be a name", quoted(name));
+    let rule =
+        format!("lower-case letters, digits and hyphens, a letter first, at most {NAME_MAX}");
+    let mend = match suggested_name(name) {
+        Some(better) => format!("a name has {rule}: `{better}`"),
+        None => format!("a name has {rule}"),
+    };
+    Some(Issue::error("name-syntax", path, part, message).mend(mend))
+}
+
+/// The nearest right name, if there is an obvious one.
+fn suggested_name(name: &str) -> Option<String> {
+    let mut better = String::new();
+    for c in name.chars().take(NAME_MAX) {
+        match c {
+            'A'..='Z' => better.push(c.to_ascii_lowercase()),
+            'a'..='z' | '0'..='9' | '-' => better.push(c),
+            '_' | ' ' | '.' | '/' => better.push('-'),
+            _ => return None,
+        }
+    }
+    better.starts_with(|c: char| c.is_ascii_lowercase()).then_some(better)
+}
+
+/// Kinds that run, and grants that exist.
+fn steps(pipeline: &Pipeline) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    for (name, step) in &pipeline.steps {
+        let path = Path::of(["steps", name]);
+        if !step.kind.runs() {
+            let running: Vec<&str> =
+                Kind::ALL.into_iter().filter(|kind| kind.runs()).map(Kind::as_str).collect();
+            let message = format!("`{}` is a kind of step that does not run yet", step.kind);
+            let issue = Issue::error("not-yet", path.key(step.kind.as_str()), Part::Key, message);
+            issues.push(issue.mend(format!("this version runs {}", list(&running))));
+        }
+        let mut seen = BTreeSet::new();
+        for (index, grant) in step.grants.iter().enumerate() {
+            issues.extend(check_grant(grant, path.key("grants").index(index), seen.insert(grant)));
+        }
+    }
+    issues
+}
+
+fn check_grant(grant: &str, path: Path, first: bool) -> Option<Issue> {
+    if GRANTS.contains(&grant) {
+        return (!first).then(|| {
+            Issue::warning("duplicate", path, Part::Value, "granted already").mend("remove it")
+        });
+    }
+    let mend = match guess(grant, GRANTS.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("one can grant {}; files and sockets are never granted", list(GRANTS)),
+    };
+    let message = format!("there is nothing called {} to grant", quoted(grant));
+    Some(Issue::error("unknown-grant", path, Part::Value, message).mend(mend))
+}
+
+/// Every step and sink with its inputs and the path of its `from`.
+fn all_inputs(pipeline: &Pipeline) -> impl Iterator<Item = (&str, &[Input], Path)> {
+    let steps =
+        pipeline.steps.iter().map(|(name, step)| (name.as_str(), step.from.as_slice(), "steps"));
+    let sinks =
+        pipeline.sinks.iter().map(|(name, sink)| (name.as_str(), sink.from.as_slice(), "sinks"));
+    steps.chain(sinks).map(|(name, from, section)| (name, from, Path::of([section, name, "from"])))
+}
+
+/// Inputs are there, each once, with right settings.
+fn inputs(pipeline: &Pipeline) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    for (name, from, path) in all_inputs(pipeline) {
+        if from.is_empty() {
+            let message = format!("{} takes messages from nothing", quoted(name));
+            issues.push(
+                Issue::error("missing-field", path.clone(), Part::Missing, message)
+                    .mend("add `from`"),
+            );
+        }
+        let mut seen = BTreeSet::new();
+        for (index, input) in from.iter().enumerate() {
+            let path = path.index(index);
+            if !seen.insert(input.name.as_str()) {
+                let message =
+                    format!("{} takes messages from {} already", quoted(name), quoted(&input.name));
+                let issue = Issue::error("duplicate", path.key("name"), Part::Value, message);
+                issues.push(issue.mend("name it once"));
+            }
+            if let Some(durable) = &input.durable {
+                let at = path.key("durable");
+                let names: Vec<&str> = (registry::EDGE.fields)()
+                    .iter()
+                    .copied()
+                    .chain(std::iter::once("delivery"))
+                    .collect();
+                issues.extend(check_settings(&registry::EDGE, &durable.settings, &at, &names));
+                issues.extend(check_delivery(&durable.delivery, &at));
+            }
+        }
+    }
+    issues
+}
+
+/// Inputs name sources and steps. Gives also the names that unknown ones seem
+/// to have meant.
+fn unknown_inputs(pipeline: &Pipeline) -> (Vec<Issue>, BTreeSet<&str>) {
+    let known = || pipeline.sources.keys().chain(pipeline.steps.keys()).map(String::as_str);
+    let mut issues = Vec::new();
+    let mut all_meant = BTreeSet::new();
+    for (taker, from, path) in all_inputs(pipeline) {
+        for (index, input) in from.iter().enumerate() {
+            let name = input.name.as_str();
+            if pipeline.sources.contains_key(name) || pipeline.steps.contains_key(name) {
+                continue;
+            }
+            let path = path.index(index).key("name");
+            let issue = if pipeline.sinks.contains_key(name) {
+                let message = format!("{} is a sink: nothing comes out of it", quoted(name));
+                Issue::error("unknown-name", path, Part::Value, message)
+                    .mend("take the messages from the step before it")
+            } else {
+                let others = known().filter(|other| *other != taker);
+                let compared = issues.len().saturating_mul(pipeline.steps.len());
+                let meant = if compared < COMPARISONS_MAX { guess(name, others) } else { None };
+                all_meant.extend(meant);
+                let message = format!("there is no source or step called {}", quoted(name));
+                Issue::error("unknown-name", path, Part::Value, message).mend(match meant {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => "add it to `sources` or `steps`, or name one that is there".to_owned(),
+                })
+            };
+            issues.push(issue);
+        }
+    }
+    (issues, all_meant)
+}
+
+/// There is a source and a sink.
+fn sections(pipeline: &Pipeline) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    for (empty, section, what) in [
+        (pipeline.sources.is_empty(), "sources", "source"),
+        (pipeline.sinks.is_empty(), "sinks", "sink"),
+    ] {
+        if empty {
+            let message = format!("a pipeline has at least one {what}");
+            issues.push(
+                Issue::error("missing-field", Path::of([section]), Part::Missing, message)
+                    .mend("add one"),
+            );
+        }
+    }
+    issues
+}
+
+/// No source or step gives messages that nobody takes. The ones in `meant` are
+/// taken under a wrong name.
+fn ends(pipeline: &Pipeline, meant: &BTreeSet<&str>) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    let taken: BTreeSet<&str> = all_inputs(pipeline)
+        .flat_map(|(_, from, _)| from.iter().map(|input| input.name.as_str()))
+        .collect();
+    let left = |name: &String| !taken.contains(name.as_str()) && !meant.contains(name.as_str());
+    for name in pipeline.sources.keys().filter(|name| left(name)) {
+        let message = format!("nothing takes messages from the source {}", quoted(name));
+        let issue = Issue::error("unused-source", Path::of(["sources", name]), Part::Key, message);
+        issues.push(
+            issue.mend(format!("add `from: {name}` to a step or sink, or remove the source")),
+        );
+    }
+    for name in pipeline.steps.keys().filter(|name| left(name)) {
+        let message = format!("what the step {} makes goes nowhere", quoted(name));
+        let issue = Issue::error("dead-end", Path::of(["steps", name]), Part::Key, message);
+        issues
+            .push(issue.mend(format!("add `from: {name}` to a step or sink, or remove the step")));
+    }
+    issues
+}
+
+/// No step feeds itself, and every step is fed by a source.
+fn cycles(pipeline: &Pipeline) -> Vec<Issue> {
+    let feeding = |name: &str| {
+        let from = pipeline.steps.get(name).map(|step| step.from.as_slice()).unwrap_or_default();
+        from.iter().map(|input| input.name.as_str())
+    };
+    let ordered: BTreeSet<&str> = topological(pipeline).into_iter().collect();
+    let rest: BTreeSet<&str> =
+        pipeline.steps.keys().map(String::as_str).filter(|name| !ordered.contains(name)).collect();
+    let mut issues = Vec::new();
+    let mut visited = BTreeSet::new();
+    let mut on_cycle = BTreeSet::new();
+    for start in &rest {
+        // Each step of the rest is fed by one of the rest, so walking back
+        // ends in a cycle, or in a walk made before.
+        let mut walk = Vec::new();
+        let mut at = Some(*start);
+        while let Some(name) = at
+            && visited.insert(name)
+        {
+            walk.push(name);
+            at = feeding(name).find(|from| rest.contains(from));
+        }
+        let Some(begin) = at.and_then(|name| walk.iter().position(|other| *other == name)) else {
+            continue;
+        };
+        let cycle = turned(walk.into_iter().skip(begin).collect());
+        if let Some(first) = cycle.first().copied() {
+            let way: Vec<&str> = cycle.iter().copied().chain(std::iter::once(first)).collect();
+            let message = format!("the steps feed each other in a circle: {}", way.join(" -> "));
+            let issue =
+                Issue::error("cycle", Path::of(["steps", first, "from"]), Part::Value, message);
+            issues
+                .push(issue.mend("take one of the steps' `from` from a source or an earlier step"));
+        }
+        on_cycle.extend(cycle);
+    }
+    let reached = reached(pipeline);
+    for name in rest.iter().filter(|name| !on_cycle.contains(*name) && !reached.contains(*name)) {
+        let message = format!("no message reaches the step {}", quoted(name));
+        let issue =
+            Issue::error("unreachable", Path::of(["steps", name, "from"]), Part::Value, message);
+        issues.push(issue.mend("feed it from a source, or from a step that a source feeds"));
+    }
+    issues
+}
+
+/// A cycle found walking backwards, in the direction of the messages and from
+/// its alphabetically first step.
+fn turned(mut cycle: Vec<&str>) -> Vec<&str> {
+    cycle.reverse();
+    let first = cycle.iter().enumerate().min_by_key(|(_, name)| **name).map_or(0, |(at, _)| at);
+    cycle.rotate_left(first);
+    cycle
+}
+
+/// Who takes messages from each source and step, in the order of the names.
+pub(crate) fn consumers(pipeline: &Pipeline) -> BTreeMap<&str, Vec<&str>> {
+    let mut consumers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, from, _) in all_inputs(pipeline) {
+        for input in from {
+            consumers.entry(&input.name).or_default().push(name);
+        }
+    }
+    consumers
+}
+
+/// The steps that no cycle holds up, each after all that feed it, otherwise in
+/// the order of their names.
+pub(crate) fn topological(pipeline: &Pipeline) -> Vec<&str> {
+    // Steps only: a sink could wrongly have a step's name.
+    let mut consumers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut waiting: BTreeMap<&str, usize> = BTreeMap::new();
+    for (name, step) in &pipeline.steps {
+        let before = step.from.iter().filter(|input| pipeline.steps.contains_key(&input.name));
+        waiting.insert(name, before.clone().count());
+        for input in before {
+            consumers.entry(&input.name).or_default().push(name);
+        }
+    }
+    let mut ready: BTreeSet<&str> =
+        waiting.iter().filter(|(_, n)| **n == 0).map(|(name, _)| *name).collect();
+    let mut ordered = Vec::with_capacity(waiting.len());
+    while let Some(name) = ready.pop_first() {
+        ordered.push(name);
+        for next in consumers.get(name).into_iter().flatten() {
+            let Some(left) = waiting.get_mut(next) else { continue };
+            *left -= 1;
+            if *left == 0 {
+                ready.insert(next);
+            }
+        }
+    }
+    ordered
+}
+
+/// The steps that something other than a cycle feeds. A name nobody knows
+/// counts: it was reported, and may be a source.
+fn reached(pipeline: &Pipeline) -> BTreeSet<&str> {
+    let consumers = consumers(pipeline);
+    let mut reached = BTreeSet::new();
+    let mut next: Vec<&str> =
+        consumers.keys().filter(|name| !pipeline.steps.contains_key(**name)).copied().collect();
+    while let Some(name) = next.pop() {
+        if reached.insert(name) {
+            next.extend(consumers.get(name).into_iter().flatten());
+        }
+    }
+    reached
+}
+
+/// Every name in use is bound, and every bound name in use.
+fn bound(pipeline: &Pipeline) -> Vec<Issue> {
+    let Some(binding) = &pipeline.binding else {
+        let message = "the pipeline has no binding: it can be checked, and not deployed";
+        let issue = Issue::warning("no-binding", Path::of(["binding"]), Part::Missing, message);
+        return vec![issue.mend("add `binding` here, or give a file with one")];
+    };
+    let mut issues = Vec::new();
+    let components: BTreeMap<&str, Path> = pipeline
+        .steps
+        .iter()
+        .filter(|(_, step)| !step.component.is_empty())
+        .map(|(name, step)| {
+            (step.component.as_str(), Path::of(["steps", name, step.kind.as_str()]))
+        })
+        .collect();
+    let sources =
+        pipeline.sources.keys().map(|name| (name.as_str(), Path::of(["sources", name]))).collect();
+    let sinks =
+        pipeline.sinks.keys().map(|name| (name.as_str(), Path::of(["sinks", name]))).collect();
+    // A component whose name could not be read may be any of those bound.
+    let unread = pipeline.steps.values().any(|step| step.component.is_empty());
+    bound_section("sources", "source", &sources, &binding.sources, &mut issues);
+    bound_section("sinks", "sink", &sinks, &binding.sinks, &mut issues);
+    bound_section("components", "component", &components, &binding.components, &mut issues);
+    issues.retain(|issue| {
+        !(unread && issue.rule == "unused-binding" && issue.path.is_within(&components_path()))
+    });
+    issues
+}
+
+fn components_path() -> Path {
+    Path::of(["binding", "components"])
+}
+
+fn bound_section<T>(
+    section: &str,
+    what: &str,
+    used: &BTreeMap<&str, Path>,
+    bound: &BTreeMap<String, T>,
+    issues: &mut Vec<Issue>,
+) {
+    let mut meant = BTreeSet::new();
+    for (name, path) in used.iter().filter(|(name, _)| !bound.contains_key(**name)) {
+        let unused = bound.keys().map(String::as_str).filter(|other| !used.contains_key(other));
+        let close = if issues.len() < ISSUES_MAX / 5 { guess(name, unused) } else { None };
+        meant.extend(close);
+        let part = if what == "component" { Part::Value } else { Part::Key };
+        let message = format!("the {what} {} is not bound", quoted(name));
+        let issue = Issue::error("unbound", path.clone(), part, message);
+        issues.push(issue.mend(match close {
+            Some(close) => format!("the binding has `{close}`: is it that one?"),
+            None => format!("add `{name}` to `binding.{section}`"),
+        }));
+    }
+    for name in bound
+        .keys()
+        .filter(|name| !used.contains_key(name.as_str()) && !meant.contains(name.as_str()))
+    {
+        let message = format!("nothing in the pipeline uses the {what} {}", quoted(name));
+        let path = Path::of(["binding", section, name]);
+        issues.push(Issue::warning("unused-binding", path, Part::Key, message).mend("remove it"));
+    }
+}
+
+/// The settings of connectors and delivery.
+fn settings(binding: &Binding) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    for (name, source) in &binding.sources {
+        let path = Path::of(["binding", "sources", name]);
+        issues.extend(check_connector(&source.connector, &source.settings, |c| &c.source, &path));
+        issues.extend(check_delivery(&source.delivery, &path));
+    }
+    for (name, sink) in &binding.sinks {
+        let path = Path::of(["binding", "sinks", name]);
+        issues.extend(check_connector(&sink.connector, &sink.settings, |c| &c.sink, &path));
+    }
+    issues
+}
+
+fn check_connector(
+    name: &str,
+    settings: &BTreeMap<String, String>,
+    side: fn(&Connector) -> &SettingsKind,
+    path: &Path,
+) -> Vec<Issue> {
+    match registry::connector(name) {
+        Some(connector) => {
+            let kind = side(connector);
+            check_settings(kind, settings, &path.key(name), (kind.fields)())
+        }
+        None => {
+            let known: Vec<&str> =
+                registry::CONNECTORS.iter().map(|connector| connector.name).collect();
+            let message = match name {
+                "" => "the binding names no connector".to_owned(),
+                name => format!("there is no connector {}", quoted(name)),
+            };
+            let issue = Issue::error("missing-field", path.clone(), Part::Key, message);
+            vec![issue.mend(format!("add one of {} with its settings", list(&known)))]
+        }
+    }
+}
+
+fn check_delivery(delivery: &BTreeMap<String, String>, path: &Path) -> Vec<Issue> {
+    check_settings(
+        &registry::DELIVERY,
+        delivery,
+        &path.key("delivery"),
+        (registry::DELIVERY.fields)(),
+    )
+}
+
+/// What a settings struct has to say, as issues. `names` are the fields an
+/// unknown one may have meant.
+fn check_settings(
+    kind: &SettingsKind,
+    settings: &BTreeMap<String, String>,
+    path: &Path,
+    names: &[&str],
+) -> Vec<Issue> {
+    let errors = (kind.check)(settings);
+    let meant: BTreeSet<&str> = errors
+        .iter()
+        .filter(|error| error.kind == FieldErrorKind::Unknown)
+        .filter_map(|error| guess(&error.field, names.iter().copied()))
+        .collect();
+    errors
+        .iter()
+        .filter(|error| {
+            error.kind != FieldErrorKind::Missing || !meant.contains(error.field.as_str())
+        })
+        .map(|error| setting_issue(error, path, names))
+        .collect()
+}
+
+fn setting_issue(error: &FieldError, path: &Path, names: &[&str]) -> Issue {
+    let at = path.key(&error.field);
+    match error.kind {
+        FieldErrorKind::Missing => {
+            let message = format!("`{}` is missing", error.field);
+            Issue::error("missing-field", at, Part::Missing, message)
+                .mend(format!("add `{}`", error.field))
+        }
+        FieldErrorKind::Unknown => {
+            let message = format!("there is no setting {} here", quoted(&error.field));
+            Issue::error("unknown-field", at, Part::Key, message).mend(
+                match guess(&error.field, names.iter().copied()) {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => format!("known here: {}", list(names)),
+                },
+            )
+        }
+        FieldErrorKind::Invalid => {
+            let value = error.value.as_deref().map(quoted).unwrap_or_default();
+            let message = format!("`{}` cannot be {value}", error.field);
+            Issue::error("setting", at, Part::Value, message).mend(format!("it {}", error.message))
+        }
+    }
+}
+
+/// Two clients never call themselves the same at the same place: a broker
+/// disconnects the first when the second comes, for ever in turn.
+fn clients(pipeline: &Pipeline, binding: &Binding) -> Vec<Issue> {
+    let sources = binding
+        .sources
+        .iter()
+        .map(|(name, source)| ("sources", name, &source.connector, &source.settings));
+    let sinks =
+        binding.sinks.iter().map(|(name, sink)| ("sinks", name, &sink.connector, &sink.settings));
+    let mut seen: BTreeMap<(&str, &str, &str), &str> = BTreeMap::new();
+    let mut issues = Vec::new();
+    for (section, name, connector, settings) in sources.chain(sinks) {
+        let Some(connector) = registry::connector(connector) else { continue };
+        let Some(identity) = settings.get(connector.identity) else { continue };
+        let scope = settings.get(connector.identity_scope).map(String::as_str).unwrap_or_default();
+        let path = Path::of(["binding", section, name, connector.name, connector.identity]);
+        let leave = format!("leave `{}` out: one is made from the names", connector.identity);
+        if let Some(other) = seen.insert((connector.name, scope, identity), name) {
+            let message = format!(
+                "`{}` {} is taken by {} already",
+                connector.identity,
+                quoted(identity),
+                quoted(other)
+            );
+            issues.push(
+                Issue::error("shared-client", path.clone(), Part::Value, message)
+                    .mend(leave.clone()),
+            );
+        }
+        let writers = pipeline
+            .sinks
+            .get(name)
+            .filter(|_| section == "sinks")
+            .map_or(1, |sink| sink.from.len());
+        if writers > 1 {
+            let message = format!(
+                "{} may be written by {writers} stages, which cannot share a `{}`",
+                quoted(name),
+                connector.identity
+            );
+            issues.push(Issue::error("shared-client", path, Part::Key, message).mend(leave));
+        }
+    }
+    issues
+}
+
+/// Components have files, and these are there.
+fn files(binding: &Binding, folder: Option<&FilePath>) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    for (name, component) in &binding.components {
+        let path = Path::of(["binding", "components", name, "file"]);
+        if component.file.is_empty() {
+            let message = format!("the component {} has no file", quoted(name));
+            issues.push(
+                Issue::error("missing-field", path, Part::Value, message).mend("add its path"),
+            );
+            continue;
+        }
+        let Some(folder) = folder else { continue };
+        let file = folder.join(&component.file);
+        if !file.is_file() {
+            let message = format!("there is no file {}", quoted(&file.to_string_lossy()));
+            let mend =
+                "build the component, or correct the path: it is from the folder of this file";
+            issues.push(Issue::error("file-missing", path, Part::Value, message).mend(mend));
+        }
+    }
+    issues
+}

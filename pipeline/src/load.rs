@@ -1,0 +1,291 @@
+//! Reads definitions and puts everything together: text, tree, model,
+//! findings with their places.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path as FilePath, PathBuf};
+
+use crate::finding::{Finding, Issue, Lines, Severity, render};
+use crate::lint;
+use crate::locate::{Part, Path, locate, quoted};
+use crate::model::{Binding, Pipeline};
+use crate::plan::{self, Plan, PlanError};
+use crate::read::{ISSUES_MAX, Reader};
+use crate::tree::{self, Node, TEXT_MAX};
+
+/// One text and the name of its file. Relative paths inside the text are from
+/// the file's folder.
+#[derive(Debug, Clone, Copy)]
+pub struct Document<'a> {
+    /// Path of the file, as findings show it.
+    pub file: &'a str,
+    /// The text.
+    pub text: &'a str,
+}
+
+/// What to check beside the definition itself.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Whether the components' files must be there.
+    pub check_files: bool,
+}
+
+/// Why a file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is not there or may not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file is not text.
+    #[error("{path} is not UTF-8 text")]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A definition that was read, with everything found wrong.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pipeline: Option<Pipeline>,
+    findings: Vec<Finding>,
+    texts: Vec<(String, String)>,
+    /// The folder component paths are from.
+    folder: PathBuf,
+}
+
+impl Loaded {
+    /// The model; absent when the text is not YAML or not a mapping. It is
+    /// only meant to be used when there are no errors.
+    #[must_use]
+    pub fn pipeline(&self) -> Option<&Pipeline> {
+        self.pipeline.as_ref()
+    }
+
+    /// Everything found, in the order of the text.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// Whether anything stands against deploying it.
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// The findings as a compiler shows them, each with its line and a caret,
+    /// and a last line that counts them. Empty when there are none.
+    #[must_use]
+    pub fn render(&self, colour: bool) -> String {
+        if self.findings.is_empty() {
+            return String::new();
+        }
+        let lines: Vec<(&str, Lines<'_>)> =
+            self.texts.iter().map(|(file, text)| (file.as_str(), Lines::new(text))).collect();
+        let mut out = String::new();
+        for finding in &self.findings {
+            let file = finding.location.as_ref().map(|at| at.file.as_str());
+            let lines = lines.iter().find(|(name, _)| Some(*name) == file).map(|(_, lines)| lines);
+            out.push_str(&render(finding, lines, colour));
+            out.push_str("\n\n");
+        }
+        let errors = self.findings.iter().filter(|f| f.severity == Severity::Error).count();
+        let warnings = self.findings.len() - errors;
+        out.push_str(&format!("{}, {}\n", counted(errors, "error"), counted(warnings, "warning")));
+        out
+    }
+
+    /// What is to be deployed.
+    ///
+    /// # Errors
+    ///
+    /// When the definition has errors, or no binding.
+    pub fn plan(&self) -> Result<Plan, PlanError> {
+        match &self.pipeline {
+            Some(pipeline) if !self.has_errors() => plan::plan(pipeline, &self.folder),
+            _ => Err(PlanError::Errors(self.findings.clone())),
+        }
+    }
+}
+
+fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// Reads a pipeline's file and, if given, the file with its binding.
+///
+/// # Errors
+///
+/// When a file cannot be read. What is wrong inside is in the findings.
+pub fn load_files(
+    pipeline: &FilePath,
+    binding: Option<&FilePath>,
+    options: &Options,
+) -> Result<Loaded, LoadError> {
+    let pipeline_text = read_text(pipeline)?;
+    let binding_text = binding.map(read_text).transpose()?;
+    let pipeline_file = pipeline.to_string_lossy();
+    let binding_file = binding.map(FilePath::to_string_lossy);
+    let binding = match (&binding_file, &binding_text) {
+        (Some(file), Some(text)) => Some(Document { file, text }),
+        _ => None,
+    };
+    Ok(load(Document { file: &pipeline_file, text: &pipeline_text }, binding, options))
+}
+
+/// The text of a file; of one that is too long only as much as shows that.
+fn read_text(path: &FilePath) -> Result<String, LoadError> {
+    let error = |source| LoadError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(TEXT_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path).map_err(error)?.take(limit).read_to_end(&mut bytes).map_err(error)?;
+    let too_long = bytes.len() > TEXT_MAX;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
+        // Cut off inside a character: it is refused for its length.
+        Err(e) if too_long => Ok(String::from_utf8_lossy(e.as_bytes()).into_owned()),
+        Err(_) => Err(LoadError::NotText { path: path.to_owned() }),
+    }
+}
+
+/// A document with what was understood of it.
+struct Source<'a> {
+    document: Document<'a>,
+    tree: Option<Node>,
+    issues: Vec<Issue>,
+    /// How many of the issues come from reading.
+    read: usize,
+}
+
+impl<'a> Source<'a> {
+    fn parse(document: Document<'a>) -> Self {
+        match tree::parse(document.text) {
+            Ok(tree) => Self { document, tree: Some(tree), issues: Vec::new(), read: 0 },
+            Err(error) => {
+                let issue = Issue::error("yaml", Path::default(), Part::Value, error.message)
+                    .maybe_mend(error.mend.map(str::to_owned))
+                    .at(error.span);
+                Self { document, tree: None, issues: vec![issue], read: 1 }
+            }
+        }
+    }
+
+    /// Notes what reading found.
+    fn take(&mut self, reader: &mut Reader) {
+        self.issues.append(&mut reader.issues);
+        self.read = self.issues.len();
+    }
+
+    /// Whether reading already noted what lint says of a field: the model has
+    /// a default or nothing there, and the author made one mistake.
+    fn has_said(&self, issue: &Issue) -> bool {
+        let absent = issue.rule == "missing-field";
+        self.issues.iter().take(self.read).any(|read| {
+            read.path == issue.path
+                || read.meant.as_ref() == Some(&issue.path)
+                || absent && (issue.path.is_within(&read.path) || read.path.is_within(&issue.path))
+        })
+    }
+
+    /// The issues with their places, in the order of the text.
+    fn findings(mut self) -> Vec<Finding> {
+        let lines = Lines::new(self.document.text);
+        for issue in &mut self.issues {
+            if let (None, Some(tree)) = (&issue.span, &self.tree) {
+                let (span, path) = locate(tree, &issue.path, issue.part);
+                issue.span = Some(span);
+                issue.path = path;
+            }
+        }
+        self.issues.sort_by_key(|issue| issue.span.as_ref().map(|span| span.start));
+        self.issues
+            .into_iter()
+            .map(|issue| {
+                let location =
+                    lines.location(self.document.file, &issue.span.clone().unwrap_or_default());
+                Finding { location: Some(location), ..issue.unplaced() }
+            })
+            .collect()
+    }
+}
+
+/// Reads a definition. `binding` is a document with only a binding, which
+/// takes the place of the one in the definition.
+#[must_use]
+pub fn load(pipeline: Document<'_>, binding: Option<Document<'_>>, options: &Options) -> Loaded {
+    let mut main = Source::parse(pipeline);
+    let mut beside = binding.map(Source::parse);
+    let mut reader = Reader::default();
+    let mut model = main.tree.as_ref().and_then(|tree| reader.pipeline(tree));
+    main.take(&mut reader);
+    if let Some(beside) = &mut beside {
+        reader.binding_unread = false;
+        let bound = read_binding(beside, &mut reader, model.as_ref());
+        if let Some(model) = &mut model {
+            model.binding = bound;
+        }
+    }
+    let folder = folder_of(beside.as_ref().map_or(pipeline.file, |beside| beside.document.file));
+    if let Some(model) = &model {
+        let files = options.check_files.then_some(folder.as_path());
+        let checks = lint::Checks {
+            files,
+            graph: !reader.graph_unread,
+            inputs: !reader.inputs_unread,
+            binding: !reader.binding_unread,
+        };
+        for issue in lint::issues(model, &checks) {
+            let source = match &mut beside {
+                Some(beside) if issue.path.in_binding() => beside,
+                _ => &mut main,
+            };
+            if !source.has_said(&issue) {
+                source.issues.push(issue);
+            }
+        }
+    }
+    let mut texts = vec![(pipeline.file.to_owned(), pipeline.text.to_owned())];
+    let mut findings = main.findings();
+    if let Some(beside) = beside {
+        texts.push((beside.document.file.to_owned(), beside.document.text.to_owned()));
+        findings.extend(beside.findings());
+    }
+    findings.truncate(ISSUES_MAX);
+    Loaded { pipeline: model, findings, texts, folder }
+}
+
+fn read_binding(
+    beside: &mut Source<'_>,
+    reader: &mut Reader,
+    pipeline: Option<&Pipeline>,
+) -> Option<Binding> {
+    let read = beside.tree.as_ref().and_then(|tree| reader.binding_file(tree));
+    beside.take(reader);
+    // Unreadable was reported: that names are not bound would only repeat it.
+    reader.binding_unread |= read.is_none();
+    let (binding, name) = read?;
+    if let (Some(name), Some(pipeline)) = (name, pipeline)
+        && name != pipeline.pipeline
+    {
+        let message = format!(
+            "this binding is for the pipeline {}, not for {}",
+            quoted(&name),
+            quoted(&pipeline.pipeline)
+        );
+        let issue = Issue::error("unknown-name", Path::of(["pipeline"]), Part::Value, message);
+        beside.issues.push(issue.mend("give the binding of this pipeline, or leave the field out"));
+    }
+    Some(binding)
+}
+
+/// The folder a file is in; relative when the file's path is.
+fn folder_of(file: &str) -> PathBuf {
+    FilePath::new(file).parent().map(FilePath::to_owned).unwrap_or_default()
+}

@@ -1,0 +1,262 @@
+//! The model of a pipeline definition, and the source of its JSON Schema: the
+//! comments on the fields are what an editor shows.
+//!
+//! Names and settings are kept as the author wrote them, wrong ones too, so
+//! that lint can speak of them. What is out of range for a type of its own
+//! (memory, instances) was reported while reading and has its default here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use millrace_settings::{Bytes, Count};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema;
+
+/// The version of the language this crate reads.
+pub const VERSION: &str = "v1alpha1";
+
+/// What a step may be granted beside computing.
+pub const GRANTS: &[&str] = &["clocks", "random", "log", "config"];
+
+/// Calls of one stage at once when the author says nothing.
+pub const INSTANCES_DEFAULT: u64 = 100;
+
+/// Memory maximum of one step: 1MiB to the host's bound of 256MiB.
+pub type Memory = Bytes<1_048_576, 268_435_456>;
+
+/// Calls of one stage at once.
+pub type Instances = Count<1, 1_000>;
+
+/// A pipeline: sources, steps and sinks, and what their names mean here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields, title = "Millrace pipeline")]
+pub struct Pipeline {
+    /// Version of the pipeline language: v1alpha1.
+    #[schemars(schema_with = "schema::language_version")]
+    pub millrace: String,
+    /// Name of the pipeline: lower-case letters, digits and hyphens, at most 40.
+    #[schemars(with = "schema::Name")]
+    pub pipeline: String,
+    /// Version of this definition, as in semantic versioning: 0.1.0.
+    #[schemars(schema_with = "schema::semantic_version")]
+    pub version: String,
+    /// What the pipeline is for, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Where messages come from, by name: a list of names, or names with
+    /// options.
+    #[schemars(schema_with = "schema::sources")]
+    pub sources: BTreeMap<String, Source>,
+    /// What is done with them, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<schema::Name, Step>")]
+    pub steps: BTreeMap<String, Step>,
+    /// Where results go, by name.
+    #[schemars(with = "BTreeMap<schema::Name, Sink>")]
+    pub sinks: BTreeMap<String, Sink>,
+    /// What each name means in this environment. Without it the pipeline can
+    /// be checked and not deployed; it may also be in a file of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Binding>,
+}
+
+/// Options of a source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Source {
+    /// What the source is, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// One customer component and its place in the pipeline. Exactly one of map,
+/// filter, flat-map, branch, accumulate and delay names the component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields, transform = schema::add_kinds)]
+pub struct Step {
+    /// What the step does with a message.
+    #[schemars(skip)]
+    pub kind: Kind,
+    /// Name of the component.
+    #[schemars(skip)]
+    pub component: String,
+    /// What the step is for, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The sources and steps this one takes messages from: a name, a name with
+    /// options, or a list of either.
+    #[schemars(schema_with = "schema::inputs")]
+    pub from: Vec<Input>,
+    /// Values for the component's init: strings, numbers, true or false.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::config")]
+    pub config: BTreeMap<String, String>,
+    /// What the component may use beside computing: clocks, random, log,
+    /// config. Nothing by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::grants")]
+    pub grants: Vec<String>,
+    /// Most memory one call may use, from 1MiB to 256MiB. Without it the
+    /// platform's maximum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// Most calls at once, 100 by default. A step with another number than the
+    /// one before it becomes a stage of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instances: Option<Instances>,
+}
+
+/// What a step does with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// One message in, one out.
+    Map,
+    /// Keeps or drops.
+    Filter,
+    /// One message in, any number out.
+    FlatMap,
+    /// Sends each message to one of several named arms.
+    Branch,
+    /// Gathers messages into a state.
+    Accumulate,
+    /// Gives a message a later time.
+    Delay,
+}
+
+impl Kind {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: [Self; 6] =
+        [Self::Map, Self::Filter, Self::FlatMap, Self::Branch, Self::Accumulate, Self::Delay];
+
+    /// The field that names a component of this kind.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Map => "map",
+            Self::Filter => "filter",
+            Self::FlatMap => "flat-map",
+            Self::Branch => "branch",
+            Self::Accumulate => "accumulate",
+            Self::Delay => "delay",
+        }
+    }
+
+    /// Whether this version runs it.
+    #[must_use]
+    pub const fn runs(self) -> bool {
+        matches!(self, Self::Map | Self::Filter | Self::FlatMap)
+    }
+
+    /// What it does, in a few words.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Map => "Name of the component that turns each message into another.",
+            Self::Filter => "Name of the component that keeps or drops each message.",
+            Self::FlatMap => "Name of the component that turns each message into any number.",
+            Self::Branch => {
+                "Not yet: name of the component that sends each message to one of several arms."
+            }
+            Self::Accumulate => {
+                "Not yet: name of the component that gathers messages into a state."
+            }
+            Self::Delay => "Not yet: name of the component that gives each message a later time.",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One thing a step or sink takes messages from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Input {
+    /// Name of a source or step.
+    #[schemars(with = "schema::Name")]
+    pub name: String,
+    /// Keep messages on disk between the two: true, or settings. What was
+    /// accepted then survives a restart, and the two run as stages of their
+    /// own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::durable")]
+    pub durable: Option<Durable>,
+}
+
+/// Settings of a durable edge, as the author wrote them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Durable {
+    /// Fields of [`millrace_settings::edge::EdgeSettings`].
+    #[serde(flatten)]
+    pub settings: BTreeMap<String, String>,
+    /// Fields of [`millrace_settings::Delivery`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub delivery: BTreeMap<String, String>,
+}
+
+/// Where results go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Sink {
+    /// The sources and steps it takes messages from.
+    #[schemars(schema_with = "schema::inputs")]
+    pub from: Vec<Input>,
+    /// What the sink is, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// What the names of a pipeline mean in one environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Binding {
+    /// The connector and settings of each source.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<schema::Name, SourceBinding>")]
+    pub sources: BTreeMap<String, SourceBinding>,
+    /// The connector and settings of each sink.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<schema::Name, SinkBinding>")]
+    pub sinks: BTreeMap<String, SinkBinding>,
+    /// The file of each component.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<schema::Name, Component>")]
+    pub components: BTreeMap<String, Component>,
+}
+
+/// A source's connector with its settings, and how batches are delivered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SourceBinding {
+    /// Name of the connector; empty when the author named none or several.
+    pub connector: String,
+    /// The connector's settings, as the author wrote them.
+    pub settings: BTreeMap<String, String>,
+    /// Fields of [`millrace_settings::Delivery`].
+    pub delivery: BTreeMap<String, String>,
+}
+
+/// A sink's connector with its settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SinkBinding {
+    /// Name of the connector; empty when the author named none or several.
+    pub connector: String,
+    /// The connector's settings, as the author wrote them.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Where a component is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Component {
+    /// Path of the WebAssembly component, from the folder of this file.
+    #[schemars(length(min = 1))]
+    pub file: String,
+}

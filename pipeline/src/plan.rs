@@ -1,0 +1,543 @@
+//! From a definition to what is deployed: which steps run together in one
+//! stage, and what lies between stages.
+//!
+//! Steps are fused by default: a call inside a stage costs well under a
+//! microsecond, a durable hop tens of them. A hop is made where the author asks
+//! for one, and where the graph needs one, because a stage has one output.
+//! Every edge says which it was. The plan depends on the definition alone, so
+//! the same definition always gives the same plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use millrace_settings::edge::EdgeSettings;
+use millrace_settings::{Delivery, FieldError, from_flat, registry};
+use serde::{Deserialize, Serialize};
+
+use crate::finding::{Finding, Severity};
+use crate::lint;
+use crate::model::{Binding, INSTANCES_DEFAULT, Input, Kind, Pipeline};
+
+/// Longest name of a stage, as of everything that becomes part of a subject.
+const NAME_MAX: usize = 40;
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The definition has errors; they are among the findings.
+    #[error("the definition has errors: {}", summary(.0))]
+    Errors(Vec<Finding>),
+    /// The definition has no binding.
+    #[error(
+        "the pipeline has no binding: add `binding` to the definition, or give a file with one"
+    )]
+    Unbound,
+    /// Settings could not be read although lint found nothing wrong.
+    #[error("the settings of {name}: {source}")]
+    Settings {
+        /// The source, sink or edge.
+        name: String,
+        /// What is wrong.
+        source: FieldError,
+    },
+}
+
+fn summary(findings: &[Finding]) -> String {
+    let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let first = errors.next().map(ToString::to_string).unwrap_or_default();
+    match errors.count() {
+        0 => first,
+        more => format!("{first}, and {more} more"),
+    }
+}
+
+/// What is to be deployed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Plan {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Version of the definition.
+    pub version: String,
+    /// The stages, each after those before it in the flow.
+    pub stages: Vec<Stage>,
+    /// The durable edges between them.
+    pub edges: Vec<Edge>,
+    /// The sources with their settings.
+    pub sources: Vec<PlannedSource>,
+    /// The sinks with their settings.
+    pub sinks: Vec<PlannedSink>,
+}
+
+/// One deployable component: steps fused in order, or none for a stage that
+/// only passes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Stage {
+    /// Name, unique in the pipeline: of the first step, or `from-<source>` or
+    /// `to-<sink>` for a stage without steps.
+    pub name: String,
+    /// The steps in the order of the flow.
+    pub steps: Vec<PlannedStep>,
+    /// What calls the stage.
+    pub inputs: Vec<StageInput>,
+    /// What the stage publishes to.
+    pub output: Output,
+    /// Most calls at once.
+    pub instances: u64,
+}
+
+/// A step inside a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedStep {
+    /// Name of the step.
+    pub name: String,
+    /// What it does with a message.
+    pub kind: Kind,
+    /// File of the component: the binding's path, joined to the folder of the
+    /// file it is in.
+    pub component: PathBuf,
+    /// Values for the component's init.
+    pub config: BTreeMap<String, String>,
+    /// What it may use beside computing, sorted.
+    pub grants: Vec<String>,
+    /// Most memory in bytes; absent for the platform's maximum.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_max: Option<u64>,
+}
+
+/// What calls a stage.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StageInput {
+    /// The provider of this source.
+    Source(String),
+    /// The conduit, from this edge.
+    Edge(String),
+}
+
+/// What a stage publishes to: one kind only, because the choice between links
+/// at run time leaks between calls in this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Output {
+    /// The provider of this sink.
+    Sink(String),
+    /// The conduit, to these edges; never empty.
+    Edges(Vec<String>),
+}
+
+/// A durable edge between two stages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Edge {
+    /// `from.to`, the names in the definition at either end.
+    pub name: String,
+    /// The stage that publishes to it.
+    pub from: String,
+    /// The stage that is called from it.
+    pub to: String,
+    /// Why there is an edge and not a call.
+    pub reason: Reason,
+    /// What it keeps.
+    pub settings: EdgeSettings,
+    /// How batches reach the stage behind it.
+    pub delivery: Delivery,
+}
+
+/// Why two neighbours are not one stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The author asked for a durable edge.
+    Durable,
+    /// Several take messages from the one before.
+    FanOut,
+    /// The one behind takes messages from several.
+    FanIn,
+    /// The two have different numbers of instances.
+    Instances,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Durable => "the definition asks for a durable edge",
+            Self::FanOut => "several take messages from the one before",
+            Self::FanIn => "the one behind takes messages from several",
+            Self::Instances => "the two have different numbers of instances",
+        })
+    }
+}
+
+/// A source with its settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedSource {
+    /// Name of the source.
+    pub name: String,
+    /// Name of the connector.
+    pub connector: String,
+    /// The connector's settings, flat, with every default.
+    pub settings: BTreeMap<String, String>,
+    /// How batches reach the stage.
+    pub delivery: Delivery,
+    /// The one stage it calls.
+    pub stage: String,
+}
+
+/// A sink with its settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PlannedSink {
+    /// Name of the sink.
+    pub name: String,
+    /// Name of the connector.
+    pub connector: String,
+    /// The connector's settings, flat, with every default.
+    pub settings: BTreeMap<String, String>,
+    /// The stages that publish to it.
+    pub stages: Vec<String>,
+}
+
+/// Plans a pipeline. Component paths are joined to `folder`.
+///
+/// # Errors
+///
+/// When the pipeline has errors or no binding.
+pub fn plan(pipeline: &Pipeline, folder: &Path) -> Result<Plan, PlanError> {
+    let findings = lint::lint(pipeline);
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        return Err(PlanError::Errors(findings));
+    }
+    let binding = pipeline.binding.as_ref().ok_or(PlanError::Unbound)?;
+    let graph = Graph { pipeline, consumers: lint::consumers(pipeline) };
+    let mut builder = Builder::new(&graph, binding, folder);
+    builder.ingress();
+    builder.steps();
+    builder.egress();
+    Ok(Plan {
+        pipeline: pipeline.pipeline.clone(),
+        version: pipeline.version.clone(),
+        edges: builder.edges()?,
+        sources: builder.sources()?,
+        sinks: builder.sinks()?,
+        stages: builder.stages,
+    })
+}
+
+/// The graph, and the one question planning asks of it.
+struct Graph<'a> {
+    pipeline: &'a Pipeline,
+    consumers: BTreeMap<&'a str, Vec<&'a str>>,
+}
+
+impl<'a> Graph<'a> {
+    fn consumers(&self, name: &str) -> &[&'a str] {
+        self.consumers.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn inputs(&self, name: &str) -> &'a [Input] {
+        let step = self.pipeline.steps.get(name).map(|step| &step.from);
+        step.or_else(|| self.pipeline.sinks.get(name).map(|sink| &sink.from))
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+
+    fn is_source(&self, name: &str) -> bool {
+        self.pipeline.sources.contains_key(name)
+    }
+
+    fn instances(&self, step: &str) -> u64 {
+        self.pipeline
+            .steps
+            .get(step)
+            .and_then(|step| step.instances)
+            .map_or(INSTANCES_DEFAULT, |n| n.get())
+    }
+
+    /// Why there must be a durable edge between a node and what comes before
+    /// it; nothing if one calls the other directly.
+    fn edge(&self, input: &Input, to: &str) -> Option<Reason> {
+        let from = input.name.as_str();
+        if input.durable.is_some() {
+            return Some(Reason::Durable);
+        }
+        if self.consumers(from).len() > 1 {
+            return Some(Reason::FanOut);
+        }
+        // A source calls its stage and a stage its sink's provider, whatever
+        // else does.
+        if self.is_source(from) || self.pipeline.sinks.contains_key(to) {
+            return None;
+        }
+        if self.inputs(to).len() > 1 {
+            return Some(Reason::FanIn);
+        }
+        (self.instances(from) != self.instances(to)).then_some(Reason::Instances)
+    }
+}
+
+fn edge_name(from: &str, to: &str) -> String {
+    format!("{from}.{to}")
+}
+
+struct Builder<'a> {
+    graph: &'a Graph<'a>,
+    binding: &'a Binding,
+    folder: &'a Path,
+    stages: Vec<Stage>,
+    taken: BTreeSet<String>,
+    /// The stage that publishes what a source or step gives: its index.
+    tail: BTreeMap<&'a str, usize>,
+    /// The stage that takes what is for a step or sink: its index.
+    head: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(graph: &'a Graph<'a>, binding: &'a Binding, folder: &'a Path) -> Self {
+        // Steps give their names to stages; the others find names beside them.
+        let taken = graph.pipeline.steps.keys().cloned().collect();
+        Self {
+            graph,
+            binding,
+            folder,
+            stages: Vec::new(),
+            taken,
+            tail: BTreeMap::new(),
+            head: BTreeMap::new(),
+        }
+    }
+
+    /// A source whose messages must lie on an edge first gets a stage of its
+    /// own, so that it is one client of the outside and not several.
+    fn ingress(&mut self) {
+        for source in self.graph.pipeline.sources.keys() {
+            let consumers = self.graph.consumers(source);
+            let direct = consumers.iter().all(|to| self.calls_directly(source, to));
+            if !direct {
+                let name = self.free_name("from", source);
+                self.tail.insert(source, self.stages.len());
+                self.stages.push(Stage {
+                    name,
+                    steps: Vec::new(),
+                    inputs: vec![StageInput::Source(source.clone())],
+                    output: self.edges_from(source),
+                    instances: INSTANCES_DEFAULT,
+                });
+            }
+        }
+    }
+
+    fn calls_directly(&self, from: &str, to: &str) -> bool {
+        let input = self.graph.inputs(to).iter().find(|input| input.name == from);
+        input.is_some_and(|input| self.graph.edge(input, to).is_none())
+    }
+
+    fn steps(&mut self) {
+        for name in lint::topological(self.graph.pipeline) {
+            let Some(step) = self.planned_step(name) else { continue };
+            let inputs = self.graph.inputs(name);
+            let fused = match inputs {
+                [only] if self.graph.edge(only, name).is_none() => {
+                    self.tail.get(only.name.as_str()).copied()
+                }
+                _ => None,
+            };
+            let output = self.output_of(name);
+            let index = match fused.and_then(|index| Some((index, self.stages.get_mut(index)?))) {
+                Some((index, stage)) => {
+                    stage.steps.push(step);
+                    stage.output = output;
+                    index
+                }
+                None => {
+                    let inputs = self.stage_inputs(inputs, name);
+                    let instances = self.graph.instances(name);
+                    self.stages.push(Stage {
+                        name: name.to_owned(),
+                        steps: vec![step],
+                        inputs,
+                        output,
+                        instances,
+                    });
+                    self.stages.len() - 1
+                }
+            };
+            self.tail.insert(name, index);
+            self.head.insert(name, index);
+        }
+    }
+
+    fn planned_step(&self, name: &str) -> Option<PlannedStep> {
+        let step = self.graph.pipeline.steps.get(name)?;
+        let file = &self.binding.components.get(&step.component)?.file;
+        let grants: BTreeSet<&String> = step.grants.iter().collect();
+        Some(PlannedStep {
+            name: name.to_owned(),
+            kind: step.kind,
+            component: self.folder.join(file.strip_prefix("./").unwrap_or(file)),
+            config: step.config.clone(),
+            grants: grants.into_iter().cloned().collect(),
+            memory_max: step.memory.map(|memory| memory.get()),
+        })
+    }
+
+    fn stage_inputs(&self, inputs: &[Input], to: &str) -> Vec<StageInput> {
+        inputs
+            .iter()
+            .map(|input| match self.graph.edge(input, to) {
+                None => StageInput::Source(input.name.clone()),
+                Some(_) => StageInput::Edge(edge_name(&input.name, to)),
+            })
+            .collect()
+    }
+
+    /// The output of a stage that ends with this step. If a step follows that
+    /// joins the stage, it sets the output anew.
+    fn output_of(&self, step: &str) -> Output {
+        match self.graph.consumers(step) {
+            [only]
+                if self.graph.pipeline.sinks.contains_key(*only)
+                    && self.calls_directly(step, only) =>
+            {
+                Output::Sink((*only).to_owned())
+            }
+            _ => self.edges_from(step),
+        }
+    }
+
+    fn edges_from(&self, name: &str) -> Output {
+        Output::Edges(self.graph.consumers(name).iter().map(|to| edge_name(name, to)).collect())
+    }
+
+    /// A sink that not only stages write to directly gets a stage that takes
+    /// the rest.
+    fn egress(&mut self) {
+        for sink in self.graph.pipeline.sinks.keys() {
+            let rest: Vec<Input> = self
+                .graph
+                .inputs(sink)
+                .iter()
+                .filter(|input| {
+                    self.graph.is_source(&input.name) || self.graph.edge(input, sink).is_some()
+                })
+                .cloned()
+                .collect();
+            if !rest.is_empty() {
+                let name = self.free_name("to", sink);
+                self.head.insert(sink, self.stages.len());
+                self.stages.push(Stage {
+                    name,
+                    steps: Vec::new(),
+                    inputs: self.stage_inputs(&rest, sink),
+                    output: Output::Sink(sink.clone()),
+                    instances: INSTANCES_DEFAULT,
+                });
+            }
+        }
+    }
+
+    /// `<prefix>-<name>`, cut to length and numbered if that is taken.
+    fn free_name(&mut self, prefix: &str, name: &str) -> String {
+        let wanted: String = format!("{prefix}-{name}").chars().take(NAME_MAX).collect();
+        let mut free = wanted.clone();
+        let mut number = 1;
+        while !self.taken.insert(free.clone()) {
+            number += 1;
+            let suffix = format!("-{number}");
+            let kept: String = wanted.chars().take(NAME_MAX - suffix.len()).collect();
+            free = kept + &suffix;
+        }
+        free
+    }
+
+    fn stage_name(&self, index: Option<&usize>) -> String {
+        index
+            .and_then(|index| self.stages.get(*index))
+            .map(|stage| stage.name.clone())
+            .unwrap_or_default()
+    }
+
+    fn edges(&self) -> Result<Vec<Edge>, PlanError> {
+        let pipeline = self.graph.pipeline;
+        let mut edges = Vec::new();
+        for to in pipeline.steps.keys().chain(pipeline.sinks.keys()) {
+            for input in self.graph.inputs(to) {
+                let Some(reason) = self.graph.edge(input, to) else { continue };
+                let name = edge_name(&input.name, to);
+                let durable = input.durable.clone().unwrap_or_default();
+                edges.push(Edge {
+                    from: self.stage_name(self.tail.get(input.name.as_str())),
+                    to: self.stage_name(self.head.get(to.as_str())),
+                    reason,
+                    settings: read(&name, from_flat(&durable.settings, &[]))?,
+                    delivery: read(&name, from_flat(&durable.delivery, &[]))?,
+                    name,
+                });
+            }
+        }
+        edges.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(edges)
+    }
+
+    fn sources(&self) -> Result<Vec<PlannedSource>, PlanError> {
+        let mut sources = Vec::new();
+        for (name, source) in &self.binding.sources {
+            if !self.graph.is_source(name) {
+                continue;
+            }
+            let input = StageInput::Source(name.clone());
+            let stage = self.stages.iter().find(|stage| stage.inputs.contains(&input));
+            sources.push(PlannedSource {
+                name: name.clone(),
+                connector: source.connector.clone(),
+                settings: complete(name, &source.connector, &source.settings, |connector| {
+                    &connector.source
+                })?,
+                delivery: read(name, from_flat(&source.delivery, &[]))?,
+                stage: stage.map(|stage| stage.name.clone()).unwrap_or_default(),
+            });
+        }
+        Ok(sources)
+    }
+
+    fn sinks(&self) -> Result<Vec<PlannedSink>, PlanError> {
+        let mut sinks = Vec::new();
+        for (name, sink) in &self.binding.sinks {
+            if !self.graph.pipeline.sinks.contains_key(name) {
+                continue;
+            }
+            let output = Output::Sink(name.clone());
+            let writers = self.stages.iter().filter(|stage| stage.output == output);
+            sinks.push(PlannedSink {
+                name: name.clone(),
+                connector: sink.connector.clone(),
+                settings: complete(name, &sink.connector, &sink.settings, |connector| {
+                    &connector.sink
+                })?,
+                stages: writers.map(|stage| stage.name.clone()).collect(),
+            });
+        }
+        Ok(sinks)
+    }
+}
+
+fn read<T>(name: &str, result: Result<T, FieldError>) -> Result<T, PlanError> {
+    result.map_err(|source| PlanError::Settings { name: name.to_owned(), source })
+}
+
+/// A connector's settings with every default.
+fn complete(
+    name: &str,
+    connector: &str,
+    settings: &BTreeMap<String, String>,
+    side: fn(&registry::Connector) -> &registry::Kind,
+) -> Result<BTreeMap<String, String>, PlanError> {
+    match registry::connector(connector) {
+        Some(connector) => read(name, (side(connector).complete)(settings)),
+        None => read(name, Err(FieldError::invalid("connector", connector, "is not known"))),
+    }
+}

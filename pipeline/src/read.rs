@@ -1,0 +1,642 @@
+//! From the tree to the model, noting everything that does not fit.
+//!
+//! Reading goes on after a mistake with whatever can be understood, so that
+//! one look shows all of them. It is written by hand because a deserialiser
+//! stops at the first.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::str::FromStr;
+
+use crate::finding::Issue;
+use crate::locate::{Part, Path, quoted};
+use crate::model::{
+    Binding, Component, Durable, Input, Kind, Pipeline, Sink, SinkBinding, Source, SourceBinding,
+    Step,
+};
+use crate::tree::{Entry, Node, Value};
+
+/// Most issues noted in one definition: enough for any real one, and a bound
+/// for the others.
+pub(crate) const ISSUES_MAX: usize = 500;
+
+/// How many of them may look for the name that was meant.
+const GUESSES_MAX: usize = 100;
+
+#[derive(Default)]
+pub(crate) struct Reader {
+    pub(crate) issues: Vec<Issue>,
+    /// Whether a whole section of the graph could not be read, so that its
+    /// names are not known.
+    pub(crate) graph_unread: bool,
+    /// The same of the binding.
+    pub(crate) binding_unread: bool,
+    /// Whether an input could not be read, so that it is not known whose
+    /// messages are taken.
+    pub(crate) inputs_unread: bool,
+}
+
+/// The fields of one mapping, each name once.
+struct Fields<'t> {
+    entries: Vec<&'t Entry>,
+    /// Known fields that unknown ones seem to have meant.
+    meant: Vec<String>,
+}
+
+impl<'t> Fields<'t> {
+    fn get(&self, key: &str) -> Option<&'t Entry> {
+        self.entries.iter().find(|entry| entry.key == key).copied()
+    }
+}
+
+impl Reader {
+    pub(crate) fn note(&mut self, issue: Issue) {
+        if self.issues.len() < ISSUES_MAX {
+            self.issues.push(issue);
+        }
+    }
+
+    /// A whole definition.
+    pub(crate) fn pipeline(&mut self, root: &Node) -> Option<Pipeline> {
+        const KNOWN: &[&str] = &[
+            "millrace",
+            "pipeline",
+            "version",
+            "description",
+            "sources",
+            "steps",
+            "sinks",
+            "binding",
+        ];
+        let top = Path::default();
+        let fields = self.known_fields(root, &top, KNOWN)?;
+        self.graph_unread = fields
+            .meant
+            .iter()
+            .any(|field| matches!(field.as_str(), "sources" | "steps" | "sinks"));
+        self.binding_unread = fields.meant.iter().any(|field| field == "binding");
+        self.require(
+            &fields,
+            &top,
+            root.span.start..root.span.start,
+            &["millrace", "pipeline", "version", "sources", "sinks"],
+        );
+        Some(Pipeline {
+            millrace: self.text_field(&fields, &top, "millrace").unwrap_or_default(),
+            pipeline: self.text_field(&fields, &top, "pipeline").unwrap_or_default(),
+            version: self.text_field(&fields, &top, "version").unwrap_or_default(),
+            description: self.text_field(&fields, &top, "description"),
+            sources: fields.get("sources").map(|e| self.sources(&e.value)).unwrap_or_default(),
+            steps: self.named(&fields, "steps", &Path::of(["steps"]), Self::step),
+            sinks: self.named(&fields, "sinks", &Path::of(["sinks"]), Self::sink),
+            binding: fields.get("binding").map(|entry| self.binding(&entry.value)),
+        })
+    }
+
+    /// A file that holds only a binding: the language's version, optionally
+    /// the pipeline it is for, and the binding. Gives the binding and the
+    /// pipeline's name.
+    pub(crate) fn binding_file(&mut self, root: &Node) -> Option<(Binding, Option<String>)> {
+        let top = Path::default();
+        let fields = self.known_fields(root, &top, &["millrace", "pipeline", "binding"])?;
+        self.require(&fields, &top, root.span.start..root.span.start, &["millrace", "binding"]);
+        if let Some(version) = self.text_field(&fields, &top, "millrace") {
+            self.issues.extend(crate::lint::language_version(&version));
+        }
+        let pipeline = self.text_field(&fields, &top, "pipeline");
+        let binding = fields.get("binding").map(|entry| self.binding(&entry.value))?;
+        Some((binding, pipeline))
+    }
+
+    fn sources(&mut self, node: &Node) -> BTreeMap<String, Source> {
+        let path = Path::of(["sources"]);
+        let Value::List(items) = &node.value else {
+            return self.entries(node, &path, Self::source);
+        };
+        let mut sources = BTreeMap::new();
+        for (index, item) in items.iter().enumerate() {
+            let at = path.index(index);
+            let Some(name) = self.text(item, &at) else { continue };
+            if sources.insert(name.clone(), Source::default()).is_some() {
+                let message = format!("the source {} is named twice", quoted(&name));
+                let issue =
+                    Issue::error("duplicate", at, Part::Value, message).mend("name it once");
+                self.note(issue.at(item.span.clone()));
+            }
+        }
+        sources
+    }
+
+    fn source(&mut self, entry: &Entry, path: &Path) -> Source {
+        if matches!(entry.value.value, Value::Null) {
+            return Source::default();
+        }
+        let fields = self.known_fields(&entry.value, path, &["description"]);
+        Source {
+            description: fields.and_then(|fields| self.text_field(&fields, path, "description")),
+        }
+    }
+
+    /// A step keeps its place even if nothing inside can be read: others may
+    /// name it.
+    fn step(&mut self, entry: &Entry, path: &Path) -> Step {
+        let read = self.step_fields(entry, path);
+        self.inputs_unread |= read.is_none();
+        read.unwrap_or(Step {
+            kind: Kind::Map,
+            component: String::new(),
+            description: None,
+            from: Vec::new(),
+            config: BTreeMap::new(),
+            grants: Vec::new(),
+            memory: None,
+            instances: None,
+        })
+    }
+
+    fn step_fields(&mut self, entry: &Entry, path: &Path) -> Option<Step> {
+        let kinds = Kind::ALL.map(Kind::as_str);
+        let own = ["description", "from", "config", "grants", "memory", "instances"];
+        let known: Vec<&str> = kinds.into_iter().chain(own).collect();
+        let fields = self.known_fields(&entry.value, path, &known)?;
+        self.require(&fields, path, entry.key_span.clone(), &["from"]);
+        let kind = self.kind(entry, &fields, path);
+        Some(Step {
+            kind: kind.map_or(Kind::Map, |kind| kind.0),
+            component: kind
+                .and_then(|(_, key)| self.text_field(&fields, path, key))
+                .unwrap_or_default(),
+            description: self.text_field(&fields, path, "description"),
+            from: self.inputs(&fields, path),
+            config: fields
+                .get("config")
+                .map(|e| self.config(&e.value, &path.key("config")))
+                .unwrap_or_default(),
+            grants: fields
+                .get("grants")
+                .map(|e| self.texts(&e.value, &path.key("grants")))
+                .unwrap_or_default(),
+            memory: self.value_field(&fields, path, "memory"),
+            instances: self.value_field(&fields, path, "instances"),
+        })
+    }
+
+    /// The one kind a step has.
+    fn kind(
+        &mut self,
+        entry: &Entry,
+        fields: &Fields<'_>,
+        path: &Path,
+    ) -> Option<(Kind, &'static str)> {
+        let mut found =
+            Kind::ALL.into_iter().filter_map(|kind| Some((kind, fields.get(kind.as_str())?)));
+        let Some((first, _)) = found.next() else {
+            let message = format!("the step {} does not say what it does", quoted(&entry.key));
+            let issue = Issue::error("step-kind", path.clone(), Part::Key, message)
+                .mend("add one of `map`, `filter` and `flat-map` with the name of a component");
+            self.note(issue.at(entry.key_span.clone()));
+            return None;
+        };
+        for (other, field) in found {
+            let message = format!("a step does one thing: this one already has `{first}`");
+            let issue = Issue::error("step-kind", path.key(other.as_str()), Part::Key, message)
+                .mend(format!("make the `{other}` a step of its own, with `from: {}`", entry.key));
+            self.note(issue.at(field.key_span.clone()));
+        }
+        Some((first, first.as_str()))
+    }
+
+    fn sink(&mut self, entry: &Entry, path: &Path) -> Sink {
+        let Some(fields) = self.known_fields(&entry.value, path, &["from", "description"]) else {
+            self.inputs_unread = true;
+            return Sink { from: Vec::new(), description: None };
+        };
+        self.require(&fields, path, entry.key_span.clone(), &["from"]);
+        Sink {
+            from: self.inputs(&fields, path),
+            description: self.text_field(&fields, path, "description"),
+        }
+    }
+
+    /// `from`: a name, a name with options, or a list of either.
+    fn inputs(&mut self, fields: &Fields<'_>, path: &Path) -> Vec<Input> {
+        let Some(entry) = fields.get("from") else {
+            self.inputs_unread = true;
+            return Vec::new();
+        };
+        let path = path.key("from");
+        let read: Vec<Option<Input>> = match &entry.value.value {
+            Value::List(items) => items
+                .iter()
+                .enumerate()
+                .map(|(at, item)| self.input(item, &path.index(at)))
+                .collect(),
+            Value::Null => Vec::new(),
+            _ => vec![self.input(&entry.value, &path)],
+        };
+        if read.is_empty() {
+            self.missing_value(entry, &path, "from");
+        }
+        self.inputs_unread |= read.is_empty() || read.iter().any(Option::is_none);
+        read.into_iter().flatten().collect()
+    }
+
+    fn missing_value(&mut self, entry: &Entry, path: &Path, field: &str) {
+        let message = format!("`{field}` has no value");
+        let issue = Issue::error("missing-field", path.clone(), Part::Key, message);
+        self.note(issue.mend("name a source or a step").at(entry.key_span.clone()));
+    }
+
+    fn input(&mut self, node: &Node, path: &Path) -> Option<Input> {
+        let Value::Map(_) = &node.value else {
+            return Some(Input { name: self.text(node, path)?, durable: None });
+        };
+        let fields = self.known_fields(node, path, &["name", "durable"])?;
+        self.require(&fields, path, node.span.start..node.span.start + 1, &["name"]);
+        let durable =
+            fields.get("durable").and_then(|e| self.durable(&e.value, &path.key("durable")));
+        Some(Input { name: self.text_field(&fields, path, "name")?, durable })
+    }
+
+    fn durable(&mut self, node: &Node, path: &Path) -> Option<Durable> {
+        if let Value::Scalar(text) = &node.value {
+            match text.as_str() {
+                "true" => return Some(Durable::default()),
+                "false" => return None,
+                _ => {}
+            }
+        }
+        let Value::Map(entries) = &node.value else {
+            let message =
+                format!("`durable` is true, false or settings, and this is {}", found(node));
+            let issue = Issue::error("wrong-type", path.clone(), Part::Value, message);
+            self.note(issue.mend("write `durable: true`").at(node.span.clone()));
+            return None;
+        };
+        let fields = self.unique(entries, path);
+        Some(Durable {
+            settings: self.settings(fields.entries.iter().filter(|e| e.key != "delivery"), path),
+            delivery: self.delivery(&fields, path),
+        })
+    }
+
+    /// Scalars for a component, as the author wrote them.
+    fn config(&mut self, node: &Node, path: &Path) -> BTreeMap<String, String> {
+        let Value::Map(entries) = &node.value else {
+            self.wrong_type(node, path, "a mapping of names to values");
+            return BTreeMap::new();
+        };
+        let mut config = BTreeMap::new();
+        for entry in self.unique(entries, path).entries {
+            if let Value::Scalar(text) = &entry.value.value {
+                config.insert(entry.key.clone(), text.clone());
+                continue;
+            }
+            let message = format!(
+                "a config value is a string, a number, true or false, and {} is {}",
+                quoted(&entry.key),
+                found(&entry.value)
+            );
+            let mend = match entry.value.value {
+                Value::Null => "write \"\" for an empty string",
+                _ => {
+                    "give each value a name of its own, or write the structure as one quoted string"
+                }
+            };
+            let issue = Issue::error("config-value", path.key(&entry.key), Part::Key, message);
+            self.note(issue.mend(mend).at(entry.key_span.clone()));
+        }
+        config
+    }
+
+    fn binding(&mut self, node: &Node) -> Binding {
+        let path = Path::of(["binding"]);
+        let Some(fields) = self.known_fields(node, &path, &["sources", "sinks", "components"])
+        else {
+            self.binding_unread = true;
+            return Binding::default();
+        };
+        Binding {
+            sources: self.named(&fields, "sources", &path.key("sources"), Self::source_binding),
+            sinks: self.named(&fields, "sinks", &path.key("sinks"), Self::sink_binding),
+            components: self.named(&fields, "components", &path.key("components"), Self::component),
+        }
+    }
+
+    fn source_binding(&mut self, entry: &Entry, path: &Path) -> SourceBinding {
+        let Some((fields, connector)) = self.connector(entry, path, &["delivery"]) else {
+            return SourceBinding::default();
+        };
+        SourceBinding {
+            connector: connector.map(|e| e.key.clone()).unwrap_or_default(),
+            settings: self.connector_settings(connector, path),
+            delivery: self.delivery(&fields, path),
+        }
+    }
+
+    fn sink_binding(&mut self, entry: &Entry, path: &Path) -> SinkBinding {
+        let Some((_, connector)) = self.connector(entry, path, &[]) else {
+            return SinkBinding::default();
+        };
+        SinkBinding {
+            connector: connector.map(|e| e.key.clone()).unwrap_or_default(),
+            settings: self.connector_settings(connector, path),
+        }
+    }
+
+    /// The fields of a source's or sink's binding, and the one that names the
+    /// connector. `also` are the other fields it may have.
+    fn connector<'t>(
+        &mut self,
+        entry: &'t Entry,
+        path: &Path,
+        also: &[&str],
+    ) -> Option<(Fields<'t>, Option<&'t Entry>)> {
+        let connectors =
+            millrace_settings::registry::CONNECTORS.iter().map(|connector| connector.name);
+        let known: Vec<&str> = connectors.clone().chain(also.iter().copied()).collect();
+        let fields = self.known_fields(&entry.value, path, &known)?;
+        let mut named = fields.entries.iter().filter(|field| !also.contains(&field.key.as_str()));
+        let first = named.next().copied();
+        // A misspelt connector is one mistake, not two.
+        let misspelt =
+            matches!(&entry.value.value, Value::Map(all) if all.len() > fields.entries.len());
+        if first.is_none() && !misspelt {
+            let list: Vec<String> = connectors.map(|name| format!("`{name}`")).collect();
+            let message = format!("the binding of {} names no connector", quoted(&entry.key));
+            let issue = Issue::error("missing-field", path.clone(), Part::Key, message)
+                .mend(format!("add one of {} with its settings", list.join(", ")));
+            self.note(issue.at(entry.key_span.clone()));
+        }
+        for other in named {
+            let message = "a source or sink has one connector";
+            let issue = Issue::error("duplicate", path.key(&other.key), Part::Key, message);
+            self.note(issue.mend("remove the others").at(other.key_span.clone()));
+        }
+        Some((fields, first))
+    }
+
+    /// The settings of the connector that a binding names.
+    fn connector_settings(
+        &mut self,
+        connector: Option<&Entry>,
+        path: &Path,
+    ) -> BTreeMap<String, String> {
+        let Some(entry) = connector else { return BTreeMap::new() };
+        let path = path.key(&entry.key);
+        let Value::Map(entries) = &entry.value.value else {
+            self.wrong_type(&entry.value, &path, "a mapping of settings");
+            return BTreeMap::new();
+        };
+        let fields = self.unique(entries, &path);
+        self.settings(fields.entries.iter(), &path)
+    }
+
+    fn delivery(&mut self, fields: &Fields<'_>, path: &Path) -> BTreeMap<String, String> {
+        let Some(entry) = fields.get("delivery") else { return BTreeMap::new() };
+        let path = path.key("delivery");
+        let Value::Map(entries) = &entry.value.value else {
+            self.wrong_type(&entry.value, &path, "a mapping of settings");
+            return BTreeMap::new();
+        };
+        let fields = self.unique(entries, &path);
+        self.settings(fields.entries.iter(), &path)
+    }
+
+    /// Settings are single values; which and in what range is the connector's
+    /// matter.
+    fn settings<'t>(
+        &mut self,
+        entries: impl Iterator<Item = &'t &'t Entry>,
+        path: &Path,
+    ) -> BTreeMap<String, String> {
+        entries
+            .filter_map(|entry| {
+                Some((entry.key.clone(), self.text(&entry.value, &path.key(&entry.key))?))
+            })
+            .collect()
+    }
+
+    fn component(&mut self, entry: &Entry, path: &Path) -> Component {
+        let Some(fields) = self.known_fields(&entry.value, path, &["file"]) else {
+            return Component { file: String::new() };
+        };
+        self.require(&fields, path, entry.key_span.clone(), &["file"]);
+        Component { file: self.text_field(&fields, path, "file").unwrap_or_default() }
+    }
+
+    /// A mapping from names to things, under `field`.
+    fn named<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        field: &str,
+        path: &Path,
+        read: fn(&mut Self, &Entry, &Path) -> T,
+    ) -> BTreeMap<String, T> {
+        fields.get(field).map(|entry| self.entries(&entry.value, path, read)).unwrap_or_default()
+    }
+
+    fn entries<T>(
+        &mut self,
+        node: &Node,
+        path: &Path,
+        read: fn(&mut Self, &Entry, &Path) -> T,
+    ) -> BTreeMap<String, T> {
+        let Value::Map(entries) = &node.value else {
+            self.wrong_type(node, path, "a mapping with a name for each entry");
+            self.section_unread(path);
+            return BTreeMap::new();
+        };
+        let unique = self.unique(entries, path).entries;
+        unique.into_iter().map(|e| (e.key.clone(), read(self, e, &path.key(&e.key)))).collect()
+    }
+
+    fn section_unread(&mut self, path: &Path) {
+        match path.in_binding() {
+            true => self.binding_unread = true,
+            false => self.graph_unread = true,
+        }
+    }
+
+    /// The entries of a mapping without those whose name came before.
+    fn unique<'t>(&mut self, entries: &'t [Entry], path: &Path) -> Fields<'t> {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut unique = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if seen.insert(entry.key.as_str()) {
+                unique.push(entry);
+                continue;
+            }
+            let message = format!("{} is there twice", quoted(&entry.key));
+            let issue = Issue::error("duplicate", path.key(&entry.key), Part::Key, message)
+                .mend("rename or remove one of the two: only the first is looked at");
+            self.note(issue.at(entry.key_span.clone()));
+        }
+        Fields { entries: unique, meant: Vec::new() }
+    }
+
+    /// The fields of a mapping, of which only these may be there.
+    fn known_fields<'t>(
+        &mut self,
+        node: &'t Node,
+        path: &Path,
+        known: &[&str],
+    ) -> Option<Fields<'t>> {
+        let Value::Map(entries) = &node.value else {
+            self.wrong_type(node, path, &format!("a mapping with {}", list(known)));
+            return None;
+        };
+        let mut fields = self.unique(entries, path);
+        let mut meant = Vec::new();
+        fields.entries.retain(|entry| {
+            let right = known.contains(&entry.key.as_str());
+            if !right {
+                meant.extend(self.unknown_field(entry, path, known));
+            }
+            right
+        });
+        fields.meant = meant;
+        Some(fields)
+    }
+
+    /// Notes an unknown field, and gives the one that was likely meant.
+    fn unknown_field(&mut self, entry: &Entry, path: &Path, known: &[&str]) -> Option<String> {
+        let message = format!("there is no field {} here", quoted(&entry.key));
+        let meant = self.guess(&entry.key, known.iter().copied());
+        let mend = match meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("known here: {}", list(known)),
+        };
+        let mut issue = Issue::error("unknown-field", path.key(&entry.key), Part::Key, message);
+        issue.meant = meant.map(|meant| path.key(meant));
+        self.note(issue.mend(mend).at(entry.key_span.clone()));
+        meant.map(str::to_owned)
+    }
+
+    fn guess<'n>(&self, name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+        if self.issues.len() < GUESSES_MAX { guess(name, known) } else { None }
+    }
+
+    fn require(
+        &mut self,
+        fields: &Fields<'_>,
+        path: &Path,
+        place: Range<usize>,
+        required: &[&str],
+    ) {
+        let absent = |field: &&&str| {
+            fields.get(field).is_none() && !fields.meant.iter().any(|meant| meant == **field)
+        };
+        for field in required.iter().filter(absent) {
+            let issue = Issue::error(
+                "missing-field",
+                path.key(field),
+                Part::Missing,
+                format!("`{field}` is missing"),
+            );
+            self.note(issue.mend(format!("add {}", example(field))).at(place.clone()));
+        }
+    }
+
+    fn text_field(&mut self, fields: &Fields<'_>, path: &Path, field: &str) -> Option<String> {
+        let entry = fields.get(field)?;
+        self.text(&entry.value, &path.key(field))
+    }
+
+    /// A field of a type that parses from text.
+    fn value_field<T>(&mut self, fields: &Fields<'_>, path: &Path, field: &str) -> Option<T>
+    where
+        T: FromStr<Err: std::fmt::Display>,
+    {
+        let entry = fields.get(field)?;
+        let path = path.key(field);
+        let text = self.text(&entry.value, &path)?;
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(why) => {
+                let message = format!("`{field}` cannot be {}", quoted(&text));
+                let issue = Issue::error("setting", path, Part::Value, message);
+                self.note(issue.mend(format!("it {why}")).at(entry.value.span.clone()));
+                None
+            }
+        }
+    }
+
+    fn texts(&mut self, node: &Node, path: &Path) -> Vec<String> {
+        let Value::List(items) = &node.value else {
+            self.wrong_type(node, path, "a list");
+            return Vec::new();
+        };
+        items.iter().enumerate().filter_map(|(at, item)| self.text(item, &path.index(at))).collect()
+    }
+
+    fn text(&mut self, node: &Node, path: &Path) -> Option<String> {
+        match &node.value {
+            Value::Scalar(text) => Some(text.clone()),
+            _ => {
+                self.wrong_type(node, path, "a single value");
+                None
+            }
+        }
+    }
+
+    fn wrong_type(&mut self, node: &Node, path: &Path, wanted: &str) {
+        let place = match path.to_string() {
+            whole if whole.is_empty() => "a definition".to_owned(),
+            field => format!("`{field}`"),
+        };
+        let message = format!("{place} must be {wanted}, and this is {}", found(node));
+        // An empty value has no width to point at: its field is shown.
+        let issue = Issue::error("wrong-type", path.clone(), Part::Key, message);
+        self.note(if node.span.is_empty() { issue } else { issue.at(node.span.clone()) });
+    }
+}
+
+/// What a node is, for a message: its text if it has one.
+fn found(node: &Node) -> String {
+    match &node.value {
+        Value::Scalar(text) => quoted(text),
+        _ => node.what().to_owned(),
+    }
+}
+
+/// `a`, `b` and `c`.
+pub(crate) fn list(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        Some((last, _)) => last.clone(),
+        None => "nothing".to_owned(),
+    }
+}
+
+/// A required field as one would write it.
+fn example(field: &str) -> &'static str {
+    match field {
+        "millrace" => "`millrace: v1alpha1`",
+        "pipeline" => "`pipeline: ` and a name",
+        "version" => "`version: 0.1.0`",
+        "sources" => "`sources: [` and the names of the sources `]`",
+        "sinks" => "`sinks:` and, for each, `name: { from: step }`",
+        "from" => "`from: ` and the name of a source or step",
+        "name" => "`name: ` and the name of a source or step",
+        "file" => "`file: ` and the path of the component",
+        _ => "it",
+    }
+}
+
+/// The known name that was most likely meant: as close as one slip in three
+/// letters.
+pub(crate) fn guess<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    const LONGEST: usize = 64;
+    if name.len() > LONGEST {
+        return None;
+    }
+    known
+        .into_iter()
+        .filter(|other| other.len() <= LONGEST)
+        .map(|other| (strsim::osa_distance(name, other), other))
+        .filter(|(distance, other)| *distance * 3 <= other.len().max(name.len()))
+        .min()
+        .map(|(_, other)| other)
+}

@@ -1,0 +1,369 @@
+//! What holds for every pipeline: plans of random graphs, and texts of any
+//! kind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Instant;
+
+use millrace_pipeline::{
+    Binding, Component, Document, Durable, Input, Kind, Options, Output, Pipeline, Plan, Sink,
+    SinkBinding, Source, SourceBinding, StageInput, Step, load, plan,
+};
+use millrace_settings::Count;
+use proptest::prelude::*;
+
+/// What a random graph is made of: for each step and sink its inputs, as
+/// numbers that are mapped onto what comes before it.
+#[derive(Debug, Clone)]
+struct Shape {
+    sources: usize,
+    steps: Vec<(Vec<(prop::sample::Index, bool)>, bool)>,
+    sinks: Vec<Vec<(prop::sample::Index, bool)>>,
+}
+
+fn inputs() -> impl Strategy<Value = Vec<(prop::sample::Index, bool)>> {
+    prop::collection::vec((any::<prop::sample::Index>(), prop::bool::weighted(0.2)), 1..4)
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let steps = prop::collection::vec((inputs(), prop::bool::weighted(0.2)), 0..12);
+    let sinks = prop::collection::vec(inputs(), 1..4);
+    (1..4usize, steps, sinks).prop_map(|(sources, steps, sinks)| Shape { sources, steps, sinks })
+}
+
+fn pick(before: &[String], choice: &[(prop::sample::Index, bool)]) -> Vec<Input> {
+    let mut seen = BTreeSet::new();
+    choice
+        .iter()
+        .map(|(index, durable)| (index.get(before).clone(), *durable))
+        .filter(|(name, _)| seen.insert(name.clone()))
+        .map(|(name, durable)| Input { name, durable: durable.then(Durable::default) })
+        .collect()
+}
+
+fn pipeline(shape: &Shape) -> Pipeline {
+    let address = |topic: &str| {
+        BTreeMap::from([
+            ("url".to_owned(), "mqtt://localhost".to_owned()),
+            ("topic".to_owned(), topic.to_owned()),
+        ])
+    };
+    let mut before: Vec<String> = (0..shape.sources).map(|i| format!("source-{i}")).collect();
+    let sources: BTreeMap<String, Source> =
+        before.iter().map(|name| (name.clone(), Source::default())).collect();
+    let mut steps = BTreeMap::new();
+    for (i, (choice, scaled)) in shape.steps.iter().enumerate() {
+        // Some steps have the names that stages without steps would like.
+        let name = if i % 5 == 4 {
+            format!("from-source-{}", i / 5)
+        } else {
+            format!("step-{:02}", 97 * i % 100)
+        };
+        let step = Step {
+            kind: Kind::Map,
+            component: "c".to_owned(),
+            description: None,
+            from: pick(&before, choice),
+            config: BTreeMap::new(),
+            grants: Vec::new(),
+            memory: None,
+            instances: scaled.then(|| Count::new(7).unwrap()),
+        };
+        steps.insert(name.clone(), step);
+        before.push(name);
+    }
+    let mut sinks: BTreeMap<String, Sink> = shape
+        .sinks
+        .iter()
+        .enumerate()
+        .map(|(i, choice)| {
+            (format!("sink-{i}"), Sink { from: pick(&before, choice), description: None })
+        })
+        .collect();
+    // Whatever nobody takes goes to the first sink.
+    let taken: BTreeSet<String> = steps
+        .values()
+        .flat_map(|step| &step.from)
+        .chain(sinks.values().flat_map(|sink| &sink.from))
+        .map(|input| input.name.clone())
+        .collect();
+    let rest = before.iter().filter(|name| !taken.contains(*name));
+    let first = sinks.get_mut("sink-0").unwrap();
+    first.from.extend(rest.map(|name| Input { name: name.clone(), durable: None }));
+    let binding = Binding {
+        sources: sources
+            .keys()
+            .map(|name| {
+                let settings = address("a");
+                (
+                    name.clone(),
+                    SourceBinding {
+                        connector: "mqtt".to_owned(),
+                        settings,
+                        delivery: BTreeMap::new(),
+                    },
+                )
+            })
+            .collect(),
+        sinks: sinks
+            .keys()
+            .map(|name| {
+                (name.clone(), SinkBinding { connector: "mqtt".to_owned(), settings: address("b") })
+            })
+            .collect(),
+        components: if steps.is_empty() {
+            BTreeMap::new()
+        } else {
+            BTreeMap::from([("c".to_owned(), Component { file: "c.wasm".to_owned() })])
+        },
+    };
+    Pipeline {
+        millrace: "v1alpha1".to_owned(),
+        pipeline: "random".to_owned(),
+        version: "0.1.0".to_owned(),
+        description: None,
+        sources,
+        steps,
+        sinks,
+        binding: Some(binding),
+    }
+}
+
+/// Every way messages can take in the definition: source, steps, sink.
+fn ways_drawn(pipeline: &Pipeline) -> BTreeSet<(String, String)> {
+    let mut ways = BTreeSet::new();
+    for (to, from) in pipeline
+        .steps
+        .iter()
+        .map(|(name, step)| (name, &step.from))
+        .chain(pipeline.sinks.iter().map(|(name, sink)| (name, &sink.from)))
+    {
+        ways.extend(from.iter().map(|input| (input.name.clone(), to.clone())));
+    }
+    ways
+}
+
+/// The same, out of the plan: neighbours inside stages, and across whatever
+/// joins them. A stage without steps is a way through.
+fn ways_planned(plan: &Plan) -> BTreeSet<(String, String)> {
+    let mut ways = BTreeSet::new();
+    let edges: BTreeMap<&str, _> =
+        plan.edges.iter().map(|edge| (edge.name.as_str(), edge)).collect();
+    let stages: BTreeMap<&str, _> =
+        plan.stages.iter().map(|stage| (stage.name.as_str(), stage)).collect();
+    for stage in &plan.stages {
+        for pair in stage.steps.windows(2) {
+            ways.insert((pair[0].name.clone(), pair[1].name.clone()));
+        }
+        // What comes in: the last step of the stage before, or a source.
+        let mut entering = Vec::new();
+        for input in &stage.inputs {
+            match input {
+                StageInput::Source(name) => entering.push(name.clone()),
+                StageInput::Edge(name) => match stages[edges[name.as_str()].from.as_str()] {
+                    before if before.steps.is_empty() => {
+                        for input in &before.inputs {
+                            let StageInput::Source(name) = input else {
+                                panic!("an ingress behind an edge")
+                            };
+                            entering.push(name.clone());
+                        }
+                    }
+                    before => entering.push(before.steps.last().unwrap().name.clone()),
+                },
+            }
+        }
+        if let Some(first) = stage.steps.first() {
+            ways.extend(entering.iter().map(|from| (from.clone(), first.name.clone())));
+        }
+        if let Output::Sink(sink) = &stage.output {
+            match stage.steps.last() {
+                Some(last) => drop(ways.insert((last.name.clone(), sink.clone()))),
+                None => ways.extend(entering.iter().map(|from| (from.clone(), sink.clone()))),
+            }
+        }
+    }
+    ways
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn plans_keep_the_graph(shape in shape()) {
+        let pipeline = pipeline(&shape);
+        let findings = millrace_pipeline::lint(&pipeline);
+        prop_assert!(findings.is_empty(), "{findings:#?}");
+        let plan = plan(&pipeline, Path::new("here")).unwrap();
+
+        // Every step is in one stage.
+        let planned: Vec<&str> =
+            plan.stages.iter().flat_map(|stage| &stage.steps).map(|step| step.name.as_str()).collect();
+        let once: BTreeSet<&str> = planned.iter().copied().collect();
+        prop_assert_eq!(planned.len(), once.len());
+        prop_assert_eq!(once, pipeline.steps.keys().map(String::as_str).collect::<BTreeSet<_>>());
+
+        // Stages have names of their own, that fit, and are called by someone.
+        let names: BTreeSet<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+        prop_assert_eq!(names.len(), plan.stages.len());
+        prop_assert!(names.iter().all(|name| name.len() <= 40));
+        prop_assert!(plan.stages.iter().all(|stage| !stage.inputs.is_empty()));
+
+        // Edges join stages that list them, and each is listed once either side.
+        let mut published = Vec::new();
+        let mut taken = Vec::new();
+        for stage in &plan.stages {
+            if let Output::Edges(edges) = &stage.output {
+                prop_assert!(!edges.is_empty());
+                published.extend(edges.iter().map(|edge| (edge.clone(), stage.name.clone())));
+            }
+            for input in &stage.inputs {
+                if let StageInput::Edge(edge) = input {
+                    taken.push((edge.clone(), stage.name.clone()));
+                }
+            }
+        }
+        published.sort();
+        taken.sort();
+        let from: Vec<_> = plan.edges.iter().map(|edge| (edge.name.clone(), edge.from.clone())).collect();
+        let to: Vec<_> = plan.edges.iter().map(|edge| (edge.name.clone(), edge.to.clone())).collect();
+        prop_assert_eq!(published, from);
+        prop_assert_eq!(taken, to);
+
+        // A source calls one stage: it is one client of the outside.
+        for source in &plan.sources {
+            let called = StageInput::Source(source.name.clone());
+            prop_assert_eq!(plan.stages.iter().filter(|stage| stage.inputs.contains(&called)).count(), 1);
+            prop_assert!(names.contains(source.stage.as_str()));
+        }
+        prop_assert_eq!(plan.sources.len(), pipeline.sources.len());
+        prop_assert_eq!(plan.sinks.len(), pipeline.sinks.len());
+
+        // Nothing is lost of the graph, and nothing added.
+        prop_assert_eq!(ways_planned(&plan), ways_drawn(&pipeline));
+
+        // What the author asked to be durable is.
+        for (to, input) in pipeline.steps.iter().flat_map(|(to, step)| step.from.iter().map(move |i| (to, i))) {
+            if input.durable.is_some() {
+                let name = format!("{}.{to}", input.name);
+                prop_assert!(plan.edges.iter().any(|edge| edge.name == name));
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_definition_has_the_same_plan(shape in shape()) {
+        let pipeline = pipeline(&shape);
+        let first = serde_json::to_string(&plan(&pipeline, Path::new("")).unwrap()).unwrap();
+        let second = serde_json::to_string(&plan(&pipeline, Path::new("")).unwrap()).unwrap();
+        prop_assert_eq!(first, second);
+    }
+
+    #[test]
+    fn any_text_is_read_without_a_panic(text in any::<String>()) {
+        let loaded = load(Document { file: "f", text: &text }, None, &Options::default());
+        prop_assert!(loaded.has_errors());
+        prop_assert!(!loaded.render(true).is_empty());
+        prop_assert!(loaded.plan().is_err());
+    }
+
+    /// Texts that come near: lines of a right definition, shuffled and damaged.
+    #[test]
+    fn damaged_definitions_are_read_without_a_panic(
+        cut in 0..SAMPLE.len(),
+        length in 0..40usize,
+        put in "[\\[\\]{}:,#&*!|>'\"%@` \n\ta-z0-9$é-]{0,12}",
+    ) {
+        let start = (0..=cut).rev().find(|at| SAMPLE.is_char_boundary(*at)).unwrap();
+        let end = (start + length..=SAMPLE.len()).find(|at| SAMPLE.is_char_boundary(*at)).unwrap_or(SAMPLE.len());
+        let text = format!("{}{put}{}", &SAMPLE[..start], &SAMPLE[end..]);
+        let loaded = load(Document { file: "f", text: &text }, None, &Options::default());
+        let _ = loaded.render(false);
+        if !loaded.has_errors() && loaded.pipeline().is_some_and(|p| p.binding.is_some()) {
+            prop_assert!(loaded.plan().is_ok());
+        }
+    }
+}
+
+const SAMPLE: &str = include_str!("../../samples/temperature-alerts/pipeline.yaml");
+
+/// Five hundred steps, each with config, some of them wrong.
+fn large(wrong: bool) -> String {
+    let mut text = String::from(
+        "millrace: v1alpha1\npipeline: large\nversion: 0.1.0\nsources: [machine]\nsteps:\n",
+    );
+    for i in 0..500 {
+        let from = match i {
+            0 => "machine".to_owned(),
+            i if wrong && i % 3 == 0 => format!("stp-{}", i - 1),
+            i => format!("step-{}", i - 1),
+        };
+        text += &format!(
+            "  step-{i}:\n    map: convert\n    from: {from}\n    config: {{ field: value-{i}, limit: {i} }}\n"
+        );
+    }
+    text += "sinks: { out: { from: step-499 } }\nbinding:\n  sources: { machine: { mqtt: { url: \"mqtt://localhost\", topic: a } } }\n";
+    text + "  sinks: { out: { mqtt: { url: \"mqtt://localhost\", topic: b } } }\n  components: { convert: { file: c.wasm } }\n"
+}
+
+#[test]
+fn five_hundred_steps_are_linted_at_once() {
+    for (wrong, findings) in [(false, 0), (true, 166)] {
+        let text = large(wrong);
+        let start = Instant::now();
+        let loaded = load(Document { file: "large.yaml", text: &text }, None, &Options::default());
+        let linted = start.elapsed();
+        let rendered = loaded.render(false).len();
+        let shown = start.elapsed() - linted;
+        println!(
+            "500 steps, {} findings: lint {linted:?}, render {shown:?} ({rendered} bytes)",
+            loaded.findings().len()
+        );
+        assert_eq!(loaded.findings().len(), findings, "{}", loaded.render(false));
+        // The aim is 100 ms; the bound leaves room for a busy machine.
+        assert!(linted.as_millis() < 1_000, "{linted:?}");
+    }
+}
+
+/// What is cheap to send must be cheap to refuse.
+#[test]
+fn hostile_texts_are_refused_quickly() {
+    let megabyte = 1 << 20;
+    let texts = [
+        "[".repeat(megabyte),
+        "{".repeat(megabyte),
+        "- ".repeat(megabyte / 2),
+        "? ".repeat(megabyte / 2),
+        "a:\n".repeat(megabyte / 3),
+        "&a ".repeat(megabyte / 3),
+        "!".repeat(megabyte),
+        "\"".repeat(megabyte),
+        format!("sources: [{}]", "a,".repeat(megabyte / 2 - 10)),
+        (0..80_000).map(|i| format!("k{i}: v\n")).collect(),
+        format!(
+            "steps:\n{}",
+            (0..30_000).map(|i| format!("  s{i}: {{ from: s{} }}\n", i + 1)).collect::<String>()
+        ),
+        format!("a: |\n{}", " \n".repeat(megabyte / 2 - 10)),
+    ];
+    for text in texts {
+        let start = Instant::now();
+        let loaded = load(Document { file: "f", text: &text }, None, &Options::default());
+        let shown = loaded.render(false).len();
+        let took = start.elapsed();
+        println!(
+            "{:?}...: {took:?}, {} findings, {shown} bytes",
+            text.get(..12).unwrap(),
+            loaded.findings().len()
+        );
+        assert!(loaded.has_errors());
+        assert!(took.as_secs() < 5, "{took:?}");
+    }
+}

@@ -1,0 +1,55 @@
+//! The provider's half of the conduit: settings of links to publishers and
+//! consumers.
+
+use std::sync::Arc;
+
+use millrace_kit::{DeadLetters, Link, Sink, Source};
+use millrace_provider::{Config, Connector, FieldError, Platform, Sourced};
+use millrace_settings::WithDelivery;
+use millrace_settings::edge::{EdgeSettings, from_link};
+
+use crate::{Consumer, Edge, Publisher};
+
+/// The conduit as a connector.
+#[derive(Debug)]
+pub struct Conduit {
+    platform: Platform,
+}
+
+impl Connector for Conduit {
+    const NAME: &'static str = "conduit";
+
+    fn new(platform: Platform) -> Self {
+        Self { platform }
+    }
+
+    fn source(&self, link: &Link, config: &Config) -> Result<Sourced, FieldError> {
+        let all = WithDelivery::<EdgeSettings>::from_flat(config, &millrace_kit::link::NAME_KEYS)?;
+        let edge = self.edge(link, &link.names.name)?;
+        let source: Box<dyn Source> =
+            Box::new(Consumer::new(self.platform.nats.clone(), edge, all.settings));
+        Ok(Sourced { source, delivery: all.delivery })
+    }
+
+    fn sink(
+        &self,
+        link: &Arc<Link>,
+        config: &Config,
+        _: &Arc<dyn DeadLetters>,
+    ) -> Result<Arc<dyn Sink>, FieldError> {
+        let edges = from_link(config, &millrace_kit::link::NAME_KEYS)?;
+        let edges = edges
+            .into_iter()
+            .map(|(name, settings)| Ok((self.edge(link, &name)?, settings)))
+            .collect::<Result<Vec<_>, FieldError>>()?;
+        let js = async_nats::jetstream::new(self.platform.nats.clone());
+        Ok(Publisher::open(js, edges, Arc::clone(link)))
+    }
+}
+
+impl Conduit {
+    fn edge(&self, link: &Link, name: &str) -> Result<Edge, FieldError> {
+        Edge::new(&self.platform.lattice, &link.names.pipeline, name)
+            .map_err(|error| FieldError::invalid("name", name, error))
+    }
+}

@@ -1,0 +1,224 @@
+//! What a link counts.
+//!
+//! Counters are touched once a batch from several tasks, so they are plain
+//! atomics without ordering: a snapshot may be a batch apart between two
+//! fields, which nobody reading a status can tell.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::answer::{ErrorKind, bounded};
+
+/// Counters of one link.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    messages_in: AtomicU64,
+    bytes_in: AtomicU64,
+    messages_out: AtomicU64,
+    bytes_out: AtomicU64,
+    batches_out: AtomicU64,
+    dead_letters: AtomicU64,
+    duplicates: AtomicU64,
+    dropped: AtomicU64,
+    reconnects: AtomicU64,
+    in_flight: AtomicU64,
+    lag_last_us: AtomicU64,
+    lag_max_us: AtomicU64,
+    errors: [AtomicU64; ErrorKind::ALL.len()],
+    last_error: Mutex<Option<LastError>>,
+}
+
+impl Telemetry {
+    /// Messages and their bytes that came in at this end of the link.
+    pub fn received(&self, messages: u64, bytes: u64) {
+        self.messages_in.fetch_add(messages, Relaxed);
+        self.bytes_in.fetch_add(bytes, Relaxed);
+    }
+
+    /// A batch that went out and is safe.
+    pub fn delivered(&self, messages: u64, bytes: u64) {
+        self.messages_out.fetch_add(messages, Relaxed);
+        self.bytes_out.fetch_add(bytes, Relaxed);
+        self.batches_out.fetch_add(1, Relaxed);
+    }
+
+    /// Messages written to the dead letters.
+    pub fn buried(&self, messages: u64) {
+        self.dead_letters.fetch_add(messages, Relaxed);
+    }
+
+    /// A batch that the other side had already and dropped.
+    pub fn duplicate(&self) {
+        self.duplicates.fetch_add(1, Relaxed);
+    }
+
+    /// Messages that cannot be carried and that the protocol allows to lose.
+    pub fn dropped(&self, messages: u64) {
+        self.dropped.fetch_add(messages, Relaxed);
+    }
+
+    /// A connection made again after it was lost.
+    pub fn reconnected(&self) {
+        self.reconnects.fetch_add(1, Relaxed);
+    }
+
+    /// An error, counted by kind and kept as the last one.
+    pub fn error(&self, kind: ErrorKind, text: impl std::fmt::Display) {
+        if let Some(counter) = self.errors.get(kind as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+        let error = LastError {
+            kind: kind.name().to_owned(),
+            text: bounded(&text.to_string()),
+            at_ms: now_ms(),
+        };
+        *self.last_error.lock() = Some(error);
+    }
+
+    /// How long something took from its arrival to its acknowledgement.
+    pub fn acknowledged_after(&self, lag: Duration) {
+        let us = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
+        self.lag_last_us.store(us, Relaxed);
+        self.lag_max_us.fetch_max(us, Relaxed);
+    }
+
+    /// Counts one call in flight until the guard is dropped.
+    pub fn in_flight(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Relaxed);
+        InFlight(self)
+    }
+
+    /// The counters as they are now.
+    #[must_use]
+    pub fn snapshot(&self) -> Counters {
+        let errors = ErrorKind::ALL
+            .iter()
+            .zip(&self.errors)
+            .map(|(kind, count)| (kind.name().to_owned(), count.load(Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        Counters {
+            messages_in: self.messages_in.load(Relaxed),
+            bytes_in: self.bytes_in.load(Relaxed),
+            messages_out: self.messages_out.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+            batches_out: self.batches_out.load(Relaxed),
+            dead_letters: self.dead_letters.load(Relaxed),
+            duplicates: self.duplicates.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+            reconnects: self.reconnects.load(Relaxed),
+            in_flight: self.in_flight.load(Relaxed),
+            lag_last_us: self.lag_last_us.load(Relaxed),
+            lag_max_us: self.lag_max_us.load(Relaxed),
+            errors,
+            last_error: self.last_error.lock().clone(),
+        }
+    }
+}
+
+/// One call in flight, for as long as this lives.
+#[derive(Debug)]
+pub struct InFlight<'a>(&'a Telemetry);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What a link has counted since it was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    /// Messages that came in at this end.
+    pub messages_in: u64,
+    /// Their payload bytes, or for packed batches the bytes of the batches.
+    pub bytes_in: u64,
+    /// Messages that went out and are safe.
+    pub messages_out: u64,
+    /// Bytes of the batches that carried them.
+    pub bytes_out: u64,
+    /// Batches that carried them.
+    pub batches_out: u64,
+    /// Messages written to the dead letters from here.
+    pub dead_letters: u64,
+    /// Batches that JetStream had already and dropped.
+    pub duplicates: u64,
+    /// Messages that were not carried because the protocol allows it and they
+    /// could not be (a message above the batch limit at QoS 0, for example).
+    pub dropped: u64,
+    /// Connections made again after a loss.
+    pub reconnects: u64,
+    /// Calls or publishes not yet answered, now.
+    pub in_flight: u64,
+    /// Microseconds from arrival to acknowledgement, of the last batch.
+    pub lag_last_us: u64,
+    /// The same, the longest so far.
+    pub lag_max_us: u64,
+    /// Errors by kind; kinds without errors are left out.
+    pub errors: BTreeMap<String, u64>,
+    /// The last error, if there was one. It stays after things went well again.
+    pub last_error: Option<LastError>,
+}
+
+/// An error and when it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// Its kind, as in [`Counters::errors`].
+    pub kind: String,
+    /// What was tried and why it failed.
+    pub text: String,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+/// Milliseconds since the Unix epoch.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds since the Unix epoch.
+#[must_use]
+pub fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_and_snapshots() {
+        let telemetry = Telemetry::default();
+        telemetry.received(3, 30);
+        telemetry.delivered(2, 25);
+        telemetry.buried(1);
+        telemetry.error(ErrorKind::Trap, "first");
+        telemetry.error(ErrorKind::Downstream, "edge full");
+        telemetry.acknowledged_after(Duration::from_millis(7));
+        telemetry.acknowledged_after(Duration::from_millis(2));
+        let guard = telemetry.in_flight();
+        let counters = telemetry.snapshot();
+        assert_eq!((counters.messages_in, counters.bytes_in), (3, 30));
+        assert_eq!((counters.messages_out, counters.bytes_out, counters.batches_out), (2, 25, 1));
+        assert_eq!((counters.dead_letters, counters.in_flight), (1, 1));
+        assert_eq!((counters.lag_last_us, counters.lag_max_us), (2_000, 7_000));
+        assert_eq!(counters.errors, BTreeMap::from([("trap".into(), 1), ("downstream".into(), 1)]));
+        assert_eq!(counters.last_error.as_ref().map(|e| e.text.as_str()), Some("edge full"));
+        drop(guard);
+        assert_eq!(telemetry.snapshot().in_flight, 0);
+    }
+
+    #[test]
+    fn a_status_of_an_older_version_can_be_read() {
+        let counters: Counters = serde_json::from_str(r#"{"messages_in": 5, "gone": 1}"#).unwrap();
+        assert_eq!(counters.messages_in, 5);
+    }
+}

@@ -1,0 +1,319 @@
+//! The sink: publish a batch, answer when the broker has all of it.
+//!
+//! The connection is made anew, with a clean session, whenever it is lost, and
+//! what was in flight on it fails. The stage's caller makes its call again, so
+//! nothing is lost; and nothing piles up here while the broker is away, which
+//! a client that keeps unsent publishes for later would do with every retry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use millrace_batch::{Batch, BatchWriter, Message};
+use millrace_kit::dead::{self, DeadKind};
+use millrace_kit::{Backoff, DeadLetters, Link, Packed, Sink, WriteError};
+use millrace_settings::mqtt::{SinkSettings, Version};
+use millrace_settings::{FieldError, Qos};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::KEY_PROPERTY;
+use crate::client::{self, Client, Credentials, Events, Failure, Happened, Options, Outgoing};
+
+/// How long the broker may take to acknowledge a batch. Shorter than the
+/// host's own limit for a call out of a stage: past that the stage would trap,
+/// and a trap looks like the messages' fault.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(3_500);
+
+/// Most QoS 2 publishes in flight with MQTT 3.1.1, which has no way to ask the
+/// broker. Mosquitto allows 20 by default and ends the connection at one more.
+const QOS2_WINDOW_V311: u16 = 20;
+
+/// How long DISCONNECT may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Writes to an MQTT broker.
+pub struct MqttSink {
+    shared: Arc<Shared>,
+    dead: Arc<dyn DeadLetters>,
+    settings: SinkSettings,
+    /// Publishes not yet acknowledged, of all writes together.
+    window: Semaphore,
+    connection: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the connection's task and the writes share.
+struct Shared {
+    link: Arc<Link>,
+    /// Present while connected.
+    client: Mutex<Option<Client>>,
+}
+
+impl MqttSink {
+    /// A sink that connects in the background, again and again until it is
+    /// closed. `client_id` is used when the settings name none. Messages that
+    /// cannot be published at all go to `dead`.
+    ///
+    /// # Errors
+    ///
+    /// Names the setting that this build cannot follow.
+    pub fn open(
+        settings: SinkSettings,
+        client_id: String,
+        link: Arc<Link>,
+        dead: Arc<dyn DeadLetters>,
+    ) -> Result<Arc<Self>, FieldError> {
+        client::check(&settings.url)?;
+        let mut in_flight = u16::try_from(settings.in_flight.get()).unwrap_or(u16::MAX);
+        if settings.version == Version::V311 && settings.qos == Qos::ExactlyOnce {
+            in_flight = in_flight.min(QOS2_WINDOW_V311);
+        }
+        let options = Options {
+            url: settings.url.clone(),
+            version: settings.version,
+            client_id: settings.client_id.clone().unwrap_or(client_id),
+            keep_alive: settings.keep_alive.get(),
+            clean: true,
+            // A sink subscribes to nothing.
+            receive_maximum: 1,
+            in_flight,
+            credentials: Credentials {
+                username: settings.username.clone(),
+                password_file: settings.password_file.clone(),
+            },
+        };
+        let shared = Arc::new(Shared { link, client: Mutex::new(None) });
+        let connection = tokio::spawn(Arc::clone(&shared).keep_connected(options));
+        Ok(Arc::new(Self {
+            shared,
+            dead,
+            settings,
+            window: Semaphore::new(usize::from(in_flight)),
+            connection: Mutex::new(Some(connection)),
+        }))
+    }
+
+    async fn write_batch(&self, body: Bytes) -> Result<(), WriteError> {
+        let client = self.shared.client.lock().clone();
+        let client = client.ok_or_else(|| self.unreachable())?;
+        // The intake never lets one through; a foreign component may.
+        let batch =
+            Batch::parse(&body).map_err(|e| WriteError::Unreadable(format!("batch: {e}")))?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let telemetry = &self.shared.link.telemetry;
+        let _in_flight = telemetry.in_flight();
+        let started = tokio::time::Instant::now();
+        telemetry.received(batch.len() as u64, body.len() as u64);
+        let written =
+            tokio::time::timeout(WRITE_TIMEOUT, self.publish_all(&client, &body, &batch)).await;
+        match written {
+            Ok(Ok(published)) => {
+                telemetry.delivered(published, body.len() as u64);
+                telemetry.acknowledged_after(started.elapsed());
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.failed(error)),
+            Err(_) => {
+                Err(self
+                    .failed(WriteError::Timeout { target: self.target(), after: WRITE_TIMEOUT }))
+            }
+        }
+    }
+
+    /// Publishes every message and waits for all acknowledgements.
+    async fn publish_all(
+        &self,
+        client: &Client,
+        body: &Bytes,
+        batch: &Batch<'_>,
+    ) -> Result<u64, WriteError> {
+        let mut answers = FuturesUnordered::new();
+        let mut published = 0;
+        for (place, message) in batch.messages().enumerate() {
+            let outgoing = match self.outgoing(body, &message) {
+                Ok(outgoing) => outgoing,
+                Err(text) => {
+                    self.bury(batch, place, &message, &text).await?;
+                    continue;
+                }
+            };
+            let place = loop {
+                tokio::select! {
+                    // Never closed.
+                    place = self.window.acquire() => break place.map_err(|_| self.unreachable())?,
+                    Some(answer) = answers.next() => self.accepted(answer)?,
+                }
+            };
+            let answer = client.publish(outgoing).await.map_err(|_| self.unreachable())?;
+            answers.push(async move {
+                let result = answer.await;
+                drop(place);
+                result
+            });
+            published += 1;
+        }
+        while let Some(answer) = answers.next().await {
+            self.accepted(answer)?;
+        }
+        Ok(published)
+    }
+
+    fn accepted(&self, answer: Result<(), Failure>) -> Result<(), WriteError> {
+        answer.map_err(|failure| match failure {
+            Failure::Lost => {
+                WriteError::Unreachable { target: self.target(), reason: failure.to_string() }
+            }
+            Failure::Refused(reason) => WriteError::Refused { target: self.target(), reason },
+        })
+    }
+
+    /// The message as it is published.
+    ///
+    /// # Errors
+    ///
+    /// Why it never can be.
+    fn outgoing(&self, body: &Bytes, message: &Message<'_>) -> Result<Outgoing, String> {
+        let key = message.key.and_then(|key| std::str::from_utf8(key).ok());
+        let topic =
+            self.settings.topic.render(message.topic, key).map_err(|e| format!("topic {e}"))?;
+        let mut properties = Vec::new();
+        if self.settings.version == Version::V5 {
+            properties
+                .extend(message.headers().map(|(name, value)| (name.to_owned(), value.to_owned())));
+            properties.extend(key.map(|key| (KEY_PROPERTY.to_owned(), key.to_owned())));
+        }
+        Ok(Outgoing {
+            qos: self.settings.qos,
+            retain: self.settings.retain,
+            topic,
+            payload: body.slice_ref(message.payload),
+            content_type: message.content_type.map(str::to_owned),
+            properties,
+        })
+    }
+
+    async fn bury(
+        &self,
+        batch: &Batch<'_>,
+        place: usize,
+        message: &Message<'_>,
+        text: &str,
+    ) -> Result<(), WriteError> {
+        let unreadable = |e: millrace_batch::WriteError| WriteError::Unreadable(e.to_string());
+        // Several messages of a batch may end here: each has its own id.
+        let id = batch.header(millrace_batch::ID).map(|id| format!("{id}@{place}"));
+        let mut writer = BatchWriter::new(id.as_deref().map(|id| (millrace_batch::ID, id)))
+            .map_err(unreadable)?;
+        writer.push_record(message).map_err(unreadable)?;
+        let single = Packed::read(writer.finish().into());
+        let names = &self.shared.link.names;
+        let letter =
+            dead::letter(&single, names, DeadKind::InvalidArgument, 1, text).map_err(unreadable)?;
+        self.dead.accept(letter).await?;
+        self.shared.link.telemetry.buried(1);
+        Ok(())
+    }
+
+    fn failed(&self, error: WriteError) -> WriteError {
+        self.shared.link.telemetry.error(millrace_kit::ErrorKind::Downstream, &error);
+        error
+    }
+
+    fn unreachable(&self) -> WriteError {
+        let reason = self.shared.link.status().error.unwrap_or_else(|| "connecting".to_owned());
+        WriteError::Unreachable { target: self.target(), reason }
+    }
+
+    fn target(&self) -> String {
+        format!("mqtt sink {}", self.shared.link.names.name)
+    }
+
+    async fn end(&self) {
+        let connection = self.connection.lock().take();
+        if let Some(connection) = connection {
+            let abort = connection.abort_handle();
+            if tokio::time::timeout(GOODBYE * 2, connection).await.is_err() {
+                abort.abort();
+            }
+        }
+    }
+}
+
+impl Sink for MqttSink {
+    fn write(&self, batch: Bytes) -> BoxFuture<'_, Result<(), WriteError>> {
+        Box::pin(self.write_batch(batch))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.end())
+    }
+}
+
+impl Drop for MqttSink {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.get_mut().take() {
+            connection.abort();
+        }
+    }
+}
+
+impl Shared {
+    async fn keep_connected(self: Arc<Self>, options: Options) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut before = false;
+        while !self.link.drain.is_cancelled() {
+            let error = match client::login(&options.credentials).await {
+                Ok(login) => {
+                    let (client, mut events) = client::open(&options, login);
+                    self.connection(&client, &mut events, &mut before, &mut backoff).await
+                }
+                Err(error) => Some(error),
+            };
+            *self.client.lock() = None;
+            let Some(error) = error else { return };
+            self.link.retrying(format_args!("{}: {error}", options.url));
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = self.link.drain.cancelled() => {}
+            }
+        }
+    }
+
+    /// One connection until it is lost, or until the link is drained (none).
+    async fn connection(
+        &self,
+        client: &Client,
+        events: &mut Events,
+        before: &mut bool,
+        backoff: &mut Backoff,
+    ) -> Option<String> {
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Ok(Happened::Connected { .. }) => {
+                        if *before {
+                            self.link.telemetry.reconnected();
+                        }
+                        *before = true;
+                        backoff.reset();
+                        *self.client.lock() = Some(client.clone());
+                        self.link.connected();
+                    }
+                    Ok(_) => {}
+                    Err(error) => return Some(error),
+                },
+                () = self.link.drain.cancelled() => break,
+            }
+        }
+        client.disconnect();
+        let goodbye = async { while events.next().await.is_ok() {} };
+        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        None
+    }
+}

@@ -1,0 +1,122 @@
+//! Settings of durable edges, and how a stage's link to the conduit carries
+//! those of several.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Settings;
+use crate::flat::{self, FieldError};
+use crate::values::{Bytes, Duration};
+
+/// Key of the comma-separated names of the edges a stage publishes to.
+pub const EDGES: &str = "edges";
+
+/// What a durable edge keeps. The stage at its far end gets its batches by
+/// [`crate::Delivery`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct EdgeSettings {
+    /// Most bytes waiting on the edge, from 1MiB to 1024GiB. A full edge
+    /// refuses, and so holds back the stage before it: nothing is dropped.
+    pub max_bytes: Bytes<1_048_576, 1_099_511_627_776>,
+    /// Messages older than this are dropped, from 1s to 365d. Without it they
+    /// wait for as long as it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Duration<1_000, 31_536_000_000>>,
+    /// How long a repeated publish of the same batch is recognised and
+    /// dropped, from 100ms to 1d. Not above `max-age`.
+    pub dedup_window: Duration<100, 86_400_000>,
+}
+
+impl Default for EdgeSettings {
+    fn default() -> Self {
+        Self {
+            max_bytes: Bytes::from_bytes(64 << 20),
+            max_age: None,
+            dedup_window: Duration::from_millis(120_000),
+        }
+    }
+}
+
+impl Settings for EdgeSettings {
+    fn check(&self) -> Result<(), FieldError> {
+        // JetStream refuses a stream whose duplicate window is above its age.
+        match self.max_age {
+            Some(age) if self.dedup_window.as_millis() > age.as_millis() => {
+                Err(FieldError::invalid(
+                    "dedup-window",
+                    &self.dedup_window.to_string(),
+                    format!("must not be above max-age, which is {age}"),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes the edges of one stage as its link to the conduit carries them:
+/// `edges`, and `<edge>.<field>` for each edge.
+///
+/// # Errors
+///
+/// See [`flat::to_flat`].
+pub fn to_link<'a, I>(edges: I) -> Result<BTreeMap<String, String>, FieldError>
+where
+    I: IntoIterator<Item = (&'a str, &'a EdgeSettings)>,
+{
+    let mut map = BTreeMap::new();
+    let mut names = Vec::new();
+    for (name, settings) in edges {
+        names.push(name);
+        for (field, value) in flat::to_flat(settings)? {
+            map.insert(format!("{name}.{field}"), value);
+        }
+    }
+    map.insert(EDGES.to_owned(), names.join(","));
+    Ok(map)
+}
+
+/// Reads what [`to_link`] wrote, in the order of `edges`. Keys in `also` are
+/// not looked at.
+///
+/// # Errors
+///
+/// When `edges` is missing or empty, or the first field that is unknown or not
+/// allowed; the field carries the edge's name.
+pub fn from_link<'a, I>(map: I, also: &[&str]) -> Result<Vec<(String, EdgeSettings)>, FieldError>
+where
+    I: IntoIterator<Item = (&'a String, &'a String)>,
+{
+    let mut rest: BTreeMap<String, String> = map
+        .into_iter()
+        .filter(|(key, _)| !also.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let names = rest.remove(EDGES).unwrap_or_default();
+    if names.split(',').any(str::is_empty) {
+        return Err(FieldError::invalid(
+            EDGES,
+            &names,
+            "must be the names of the edges, separated by commas",
+        ));
+    }
+    let mut edges = Vec::new();
+    for name in names.split(',') {
+        let prefix = format!("{name}.");
+        let own = flat::under(&rest, &prefix);
+        rest.retain(|key, _| !key.starts_with(&prefix));
+        let settings = flat::from_flat(&own, &[]).map_err(|error| error.prefixed(&prefix))?;
+        edges.push((name.to_owned(), settings));
+    }
+    match rest.keys().next() {
+        Some(unknown) => Err(FieldError {
+            field: unknown.clone(),
+            value: None,
+            message: "belongs to no edge of this link".to_owned(),
+            kind: flat::FieldErrorKind::Unknown,
+        }),
+        None => Ok(edges),
+    }
+}

@@ -1,0 +1,75 @@
+//! The table of connectors: what lint, schema and documentation go through, so
+//! that a new connector is one entry here.
+
+use schemars::{Schema, SchemaGenerator};
+
+use crate::flat::{self, FieldError, Flat};
+use crate::{Settings, edge, mqtt};
+
+/// One connector.
+#[derive(Debug, Clone, Copy)]
+pub struct Connector {
+    /// The name the author writes: `mqtt`.
+    pub name: &'static str,
+    /// What it connects to, for people.
+    pub title: &'static str,
+    /// Settings when it reads.
+    pub source: Kind,
+    /// Settings when it writes.
+    pub sink: Kind,
+    /// The setting that names this client to the outside. Two clients of one
+    /// `identity_scope` must not share it.
+    pub identity: &'static str,
+    /// The setting within whose value `identity` must be unique.
+    pub identity_scope: &'static str,
+}
+
+/// One settings struct, with its type forgotten.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Everything wrong with a flat map as these settings.
+    pub check: fn(&Flat) -> Vec<FieldError>,
+    /// The flat map with every default written out.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is unknown, missing or not allowed.
+    pub complete: fn(&Flat) -> Result<Flat, FieldError>,
+    /// The names of the fields.
+    pub fields: fn() -> &'static [&'static str],
+    /// JSON Schema of the settings.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+impl Kind {
+    const fn of<T: Settings>() -> Self {
+        Self {
+            check: |map| flat::check_flat::<T>(map, &[]),
+            complete: |map| flat::to_flat(&flat::from_flat::<T, _>(map, &[])?),
+            fields: flat::field_names::<T>,
+            schema: |generator| generator.subschema_for::<T>(),
+        }
+    }
+}
+
+/// Every connector there is, by name.
+pub const CONNECTORS: &[Connector] = &[Connector {
+    name: "mqtt",
+    title: "MQTT broker",
+    source: Kind::of::<mqtt::SourceSettings>(),
+    sink: Kind::of::<mqtt::SinkSettings>(),
+    identity: "client-id",
+    identity_scope: "url",
+}];
+
+/// The settings of durable edges.
+pub const EDGE: Kind = Kind::of::<edge::EdgeSettings>();
+
+/// The settings of delivery.
+pub const DELIVERY: Kind = Kind::of::<crate::Delivery>();
+
+/// The connector of this name.
+#[must_use]
+pub fn connector(name: &str) -> Option<&'static Connector> {
+    CONNECTORS.iter().find(|connector| connector.name == name)
+}

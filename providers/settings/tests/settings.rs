@@ -1,0 +1,388 @@
+//! Settings survive their flat map, and wrong values are named.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use millrace_settings::edge::{self, EdgeSettings};
+use millrace_settings::flat::{FieldErrorKind, check_flat, field_names, from_flat, to_flat};
+use millrace_settings::mqtt::{SinkSettings, SourceSettings, Version};
+use millrace_settings::{
+    BrokerUrl, Bytes, Count, Delivery, Duration, Qos, Settings, TopicFilter, TopicTemplate,
+    WithDelivery, registry,
+};
+use proptest::prelude::*;
+
+fn map(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
+    entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+fn source(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let mut all = map(&[("url", "mqtt://localhost"), ("topic", "a/#")]);
+    all.extend(map(entries));
+    all
+}
+
+#[test]
+fn defaults_are_those_documented() {
+    let settings: SourceSettings = from_flat(&source(&[]), &[]).unwrap();
+    assert_eq!(settings.url.to_string(), "mqtt://localhost:1883");
+    assert_eq!(settings.qos, Qos::AtLeastOnce);
+    assert_eq!(settings.version, Version::V5);
+    assert_eq!(settings.keep_alive.get().as_secs(), 30);
+    assert!(!settings.clean_session);
+
+    let delivery: Delivery = from_flat(&map(&[]), &[]).unwrap();
+    assert_eq!(delivery, Delivery::default());
+    assert_eq!(delivery.batch_messages.get(), 500);
+    assert_eq!(delivery.batch_bytes.get(), 256 * 1024);
+    assert_eq!(delivery.linger.as_millis(), 5);
+    assert_eq!(
+        (delivery.in_flight.get(), delivery.attempts.get(), delivery.suspect_after.get()),
+        (4, 5, 3)
+    );
+
+    let edge: EdgeSettings = from_flat(&map(&[]), &[]).unwrap();
+    assert_eq!(
+        (edge.max_bytes.get(), edge.max_age, edge.dedup_window.as_millis()),
+        (64 << 20, None, 120_000)
+    );
+}
+
+#[test]
+fn a_hash_map_is_read_too() {
+    let settings: HashMap<String, String> =
+        source(&[("qos", "2"), ("version", "3.1.1")]).into_iter().collect();
+    let settings: SourceSettings = from_flat(&settings, &[]).unwrap();
+    assert_eq!((settings.qos, settings.version), (Qos::ExactlyOnce, Version::V311));
+}
+
+#[test]
+fn other_keys_are_allowed_only_by_name() {
+    let settings = source(&[("pipeline", "p"), ("name", "n")]);
+    assert!(from_flat::<SourceSettings, _>(&settings, &["pipeline", "name"]).is_ok());
+    let error = from_flat::<SourceSettings, _>(&settings, &["pipeline"]).unwrap_err();
+    assert_eq!((error.field.as_str(), error.kind), ("name", FieldErrorKind::Unknown));
+    assert_eq!(error.value, None, "the value of an unknown field may be a secret");
+}
+
+#[test]
+fn errors_name_the_field_the_value_and_what_is_allowed() {
+    for (field, value, message) in [
+        ("qos", "3", "0 (at most once)"),
+        ("version", "4", "3.1.1 or 5"),
+        ("clean-session", "yes", "true or false"),
+        ("keep-alive", "30", "a duration"),
+        ("keep-alive", "0s", "from 1s to 18h"),
+        ("receive-maximum", "0", "from 1 to 65535"),
+        ("receive-maximum", "65536", "from 1 to 65535"),
+        ("client-id", "", "1 to 65535 bytes"),
+        ("topic", "a/#/b", "# alone and only as the last"),
+        ("topic", "", "not be empty"),
+        ("url", "mqtt://", "mqtt://host:port"),
+        ("url", "mqtt://localhost/topic", "no path"),
+    ] {
+        let error = from_flat::<SourceSettings, _>(&source(&[(field, value)]), &[]).unwrap_err();
+        assert_eq!((error.field.as_str(), error.value.as_deref()), (field, Some(value)), "{error}");
+        assert!(error.message.contains(message), "{error}");
+        assert_eq!(error.kind, FieldErrorKind::Invalid);
+    }
+    let error = from_flat::<SourceSettings, _>(&map(&[("topic", "a")]), &[]).unwrap_err();
+    assert_eq!((error.field.as_str(), error.kind), ("url", FieldErrorKind::Missing));
+}
+
+#[test]
+fn every_error_is_found_at_once() {
+    let wrong = map(&[("topic", "a/#/b"), ("qos", "3"), ("colour", "red"), ("retain", "true")]);
+    let found: BTreeSet<(String, FieldErrorKind)> = check_flat::<SourceSettings>(&wrong, &[])
+        .into_iter()
+        .map(|e| (e.field, e.kind))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .collect();
+    let expected = [
+        ("url", FieldErrorKind::Missing),
+        ("topic", FieldErrorKind::Invalid),
+        ("qos", FieldErrorKind::Invalid),
+        ("colour", FieldErrorKind::Unknown),
+        ("retain", FieldErrorKind::Unknown),
+    ];
+    assert_eq!(found, expected.map(|(field, kind)| (field.to_owned(), kind)).into_iter().collect());
+}
+
+#[test]
+fn a_password_in_the_address_is_refused_and_not_repeated() {
+    for url in [
+        "mqtt://me:s3cret@localhost",
+        "mqtt://:s3cret@localhost:1883",
+        "mqtts://me:s3cret@[::1]:8883",
+    ] {
+        let error = from_flat::<SourceSettings, _>(&source(&[("url", url)]), &[]).unwrap_err();
+        assert!(error.message.contains("password-file"), "{error}");
+        assert!(!format!("{error} {error:?}").contains("s3cret"));
+    }
+}
+
+#[test]
+fn fields_that_contradict_each_other_are_refused() {
+    let error = from_flat::<Delivery, _>(&map(&[("backoff-min", "1m")]), &[]).unwrap_err();
+    assert_eq!(error.field, "backoff-min");
+    let error = from_flat::<EdgeSettings, _>(&map(&[("max-age", "1m")]), &[]).unwrap_err();
+    assert_eq!(error.field, "dedup-window");
+    let old = source(&[("version", "3.1.1"), ("password-file", "/p")]);
+    assert_eq!(from_flat::<SourceSettings, _>(&old, &[]).unwrap_err().field, "password-file");
+    let both = source(&[("version", "3.1.1"), ("password-file", "/p"), ("username", "u")]);
+    assert!(from_flat::<SourceSettings, _>(&both, &[]).is_ok());
+}
+
+#[test]
+fn settings_and_delivery_share_a_map() {
+    let flat = source(&[("linger", "7ms"), ("pipeline", "p")]);
+    let both = WithDelivery::<SourceSettings>::from_flat(&flat, &["pipeline"]).unwrap();
+    assert_eq!(both.delivery.linger.as_millis(), 7);
+    assert_eq!(WithDelivery::from_flat(&both.to_flat().unwrap(), &[]).unwrap(), both);
+    let error =
+        WithDelivery::<SourceSettings>::from_flat(&source(&[("lingr", "7ms")]), &[]).unwrap_err();
+    assert_eq!(error.field, "lingr");
+}
+
+/// In one map two fields of a name would be one.
+#[test]
+fn delivery_has_no_name_in_common_with_what_it_stands_beside() {
+    let delivery: BTreeSet<&str> = field_names::<Delivery>().iter().copied().collect();
+    let link = ["pipeline", "name", "stage", "edges"];
+    let mut beside = vec![("edge", registry::EDGE)];
+    beside.extend(registry::CONNECTORS.iter().map(|connector| (connector.name, connector.source)));
+    for (name, kind) in beside {
+        let fields = (kind.fields)();
+        assert!(!fields.is_empty());
+        for field in fields.iter().chain(&link) {
+            assert!(!delivery.contains(field), "{name} has {field}");
+        }
+    }
+    for connector in registry::CONNECTORS {
+        for kind in [connector.source, connector.sink] {
+            assert!(link.iter().all(|key| !(kind.fields)().contains(key)));
+            assert!((kind.fields)().contains(&connector.identity));
+            assert!((kind.fields)().contains(&connector.identity_scope));
+        }
+    }
+}
+
+#[test]
+fn a_link_to_the_conduit_carries_several_edges() {
+    let large = EdgeSettings { max_bytes: Bytes::from_bytes(1 << 30), ..EdgeSettings::default() };
+    let small =
+        EdgeSettings { max_age: Some(Duration::from_millis(3_600_000)), ..EdgeSettings::default() };
+    let mut link = edge::to_link([("a.b", &large), ("a.c", &small)]).unwrap();
+    assert_eq!(link["edges"], "a.b,a.c");
+    assert_eq!(link["a.b.max-bytes"], "1GiB");
+    link.insert("pipeline".to_owned(), "p".to_owned());
+    let read = edge::from_link(&link, &["pipeline"]).unwrap();
+    assert_eq!(read, vec![("a.b".to_owned(), large), ("a.c".to_owned(), small)]);
+
+    assert_eq!(edge::from_link(&link, &[]).unwrap_err().field, "pipeline");
+    link.insert("a.c.max-bytes".to_owned(), "0".to_owned());
+    assert_eq!(edge::from_link(&link, &["pipeline"]).unwrap_err().field, "a.c.max-bytes");
+    assert_eq!(edge::from_link(&map(&[]), &[]).unwrap_err().field, "edges");
+    assert_eq!(edge::from_link(&map(&[("edges", "a.b,,")]), &[]).unwrap_err().field, "edges");
+}
+
+#[test]
+fn addresses_are_read_as_they_are_written() {
+    for (text, tls, host, port) in [
+        ("mqtt://localhost", false, "localhost", 1883),
+        ("mqtts://plant.example", true, "plant.example", 8883),
+        ("mqtt://[::1]:1999/", false, "::1", 1999),
+        ("MQTT://10.0.0.1:1883", false, "10.0.0.1", 1883),
+    ] {
+        let url: BrokerUrl = text.parse().unwrap();
+        assert_eq!((url.tls(), url.host(), url.port()), (tls, host, port), "{text}");
+        assert_eq!(url.to_string().parse::<BrokerUrl>().unwrap(), url);
+    }
+    for text in [
+        "",
+        "localhost:1883",
+        "http://localhost",
+        "mqtt://localhost:0",
+        "mqtt://localhost:99999",
+        "mqtt://a?b",
+        "mqtt://a#b",
+    ] {
+        assert!(text.parse::<BrokerUrl>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn topic_filters_follow_the_protocol() {
+    for right in ["a", "/", "+", "#", "a/+/b", "a/#", "+/+", "$share/g/a/#", "$SYS/broker", "a b"] {
+        assert!(right.parse::<TopicFilter>().is_ok(), "{right}");
+    }
+    let long = "a".repeat(65_536);
+    for wrong in [
+        "",
+        "a+",
+        "+a/b",
+        "a/b#",
+        "#/a",
+        "a/#/b",
+        "##",
+        "a\0b",
+        "$share/g",
+        "$share//a",
+        "$share/+/a",
+        &long,
+    ] {
+        assert!(wrong.parse::<TopicFilter>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn topics_are_made_from_templates() {
+    let template: TopicTemplate = "plant/{key}/of/{topic}".parse().unwrap();
+    assert_eq!(template.render("a/b", Some("k")).unwrap(), "plant/k/of/a/b");
+    assert!(template.render("a", None).unwrap_err().to_string().contains("key"));
+    assert!(template.render("a/+", Some("k")).is_err());
+    assert!(template.render("a", Some("\0")).is_err());
+    assert_eq!(template.literal(), None);
+    assert_eq!("plant/alerts".parse::<TopicTemplate>().unwrap().literal(), Some("plant/alerts"));
+    assert!("{topic}".parse::<TopicTemplate>().unwrap().render("", None).is_err());
+    for wrong in ["", "a/+", "a/#", "{line}", "{topic", "topic}", "{{topic}}", "a}b"] {
+        assert!(wrong.parse::<TopicTemplate>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn sizes_and_durations_are_printed_in_their_shortest_form() {
+    type Size = Bytes<0, { u64::MAX }>;
+    type Time = Duration<0, { u64::MAX }>;
+    for (text, bytes, printed) in [
+        ("0", 0, "0B"),
+        ("1024", 1024, "1KiB"),
+        ("1MB", 1_000_000, "1000000B"),
+        ("64MiB", 64 << 20, "64MiB"),
+        ("3B", 3, "3B"),
+    ] {
+        let size: Size = text.parse().unwrap();
+        assert_eq!((size.get(), size.to_string().as_str()), (bytes, printed));
+    }
+    for (text, millis, printed) in [
+        ("0ms", 0, "0ms"),
+        ("60s", 60_000, "1m"),
+        ("90m", 5_400_000, "90m"),
+        ("7d", 604_800_000, "7d"),
+    ] {
+        let time: Time = text.parse().unwrap();
+        assert_eq!((time.as_millis(), time.to_string().as_str()), (millis, printed));
+    }
+    for wrong in [
+        "",
+        "5",
+        "s",
+        "-5s",
+        "5 s",
+        "1.5s",
+        "5S",
+        "5sec",
+        "99999999999999999999s",
+        "999999999999999d",
+    ] {
+        assert!(wrong.parse::<Time>().is_err(), "{wrong}");
+    }
+    for wrong in ["", "-1", "1.5MiB", "1 MiB", "MiB", "1mib", "99999999999999999999"] {
+        assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+    }
+}
+
+fn round_trip<T: Settings + PartialEq + std::fmt::Debug>(settings: &T) {
+    let flat = to_flat(settings).unwrap();
+    assert_eq!(&from_flat::<T, _>(&flat, &[]).unwrap(), settings);
+    assert!(check_flat::<T>(&flat, &[]).is_empty());
+    let json = serde_json::to_string(settings).unwrap();
+    assert_eq!(&serde_json::from_str::<T>(&json).unwrap(), settings);
+}
+
+fn qos() -> impl Strategy<Value = Qos> {
+    prop_oneof![Just(Qos::AtMostOnce), Just(Qos::AtLeastOnce), Just(Qos::ExactlyOnce)]
+}
+
+fn url() -> impl Strategy<Value = BrokerUrl> {
+    "mqtts?://[a-z]{1,8}(\\.[a-z]{1,8})?(:[1-9][0-9]{0,3})?".prop_map(|text| text.parse().unwrap())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sources_survive(
+        url in url(), topic in "[a-z]{1,5}(/[+]){0,2}(/#)?", qos in qos(), old in any::<bool>(),
+        client_id in proptest::option::of("\\PC{1,20}"), clean_session in any::<bool>(),
+        keep_alive in 1_000..64_800_000u64, receive_maximum in 1..=65_535u64,
+        username in proptest::option::of("\\PC{0,20}"),
+    ) {
+        round_trip(&SourceSettings {
+            url, topic: topic.parse().unwrap(), qos,
+            version: if old { Version::V311 } else { Version::V5 },
+            client_id, clean_session,
+            keep_alive: Duration::from_millis(keep_alive),
+            receive_maximum: Count::new(receive_maximum).unwrap(),
+            username,
+            password_file: (!old).then(|| "/run/secrets/mqtt".to_owned()),
+        });
+    }
+
+    #[test]
+    fn sinks_survive(
+        url in url(), topic in "[a-z/]{1,5}(\\{topic\\})?[a-z]{0,3}(\\{key\\})?", qos in qos(), retain in any::<bool>(),
+        keep_alive in 1_000..64_800_000u64, in_flight in 1..=65_535u64,
+    ) {
+        round_trip(&SinkSettings {
+            url, topic: topic.parse().unwrap(), qos, version: Version::V5, retain, client_id: None,
+            keep_alive: Duration::from_millis(keep_alive),
+            in_flight: Count::new(in_flight).unwrap(),
+            username: None, password_file: None,
+        });
+    }
+
+    #[test]
+    fn delivery_survives(
+        messages in 1..=10_000u64, bytes in 1024..=900 * 1024u64, linger in 0..=60_000u64, in_flight in 1..=64u64,
+        timeout in 100..=600_000u64, attempts in 1..=100u64, suspect in 1..=100u64, min in 1..=1_000u64, more in 0..=100_000u64,
+    ) {
+        round_trip(&Delivery {
+            batch_messages: Count::new(messages).unwrap(),
+            batch_bytes: Bytes::from_bytes(bytes),
+            linger: Duration::from_millis(linger),
+            in_flight: Count::new(in_flight).unwrap(),
+            call_timeout: Duration::from_millis(timeout),
+            attempts: Count::new(attempts).unwrap(),
+            suspect_after: Count::new(suspect).unwrap(),
+            backoff_min: Duration::from_millis(min),
+            backoff_max: Duration::from_millis(min + more),
+        });
+    }
+
+    #[test]
+    fn edges_survive(bytes in 1u64 << 20..1 << 40, age in proptest::option::of(1_000u64..31_536_000_000), window in 100u64..1_000) {
+        round_trip(&EdgeSettings {
+            max_bytes: Bytes::from_bytes(bytes),
+            max_age: age.map(Duration::from_millis),
+            dedup_window: Duration::from_millis(window),
+        });
+    }
+
+    #[test]
+    fn any_map_is_read_without_a_panic(map in proptest::collection::btree_map("[a-z-]{1,12}|url|topic|qos|linger", "\\PC{0,20}", 0..8)) {
+        for connector in registry::CONNECTORS {
+            for kind in [connector.source, connector.sink, registry::EDGE, registry::DELIVERY] {
+                prop_assert_eq!((kind.check)(&map).is_empty(), (kind.complete)(&map).is_ok());
+            }
+        }
+        let _ = edge::from_link(&map, &[]);
+    }
+}

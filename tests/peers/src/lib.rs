@@ -1,0 +1,57 @@
+//! Real servers for tests.
+//!
+//! What a connector does when its peer refuses, dies or comes back can only be
+//! tested against the peer itself. These helpers start one on a free port with
+//! a store of its own, kill it the hard way, start it again on the same port
+//! and store, and leave nothing behind when they are dropped.
+//!
+//! A missing program is an error that says how to install it: a test that
+//! skips itself is a test that does not exist.
+
+mod mosquitto;
+mod nats;
+mod process;
+
+pub use mosquitto::Mosquitto;
+pub use nats::{NatsOptions, NatsServer};
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+
+/// Why a peer is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The program is not installed.
+    #[error(
+        "{program} not found in ${variable}, PATH or the cache of tools. Install it: {install}"
+    )]
+    Missing {
+        /// Name of the program.
+        program: &'static str,
+        /// Environment variable that may point to it.
+        variable: &'static str,
+        /// Command that installs it.
+        install: &'static str,
+    },
+    /// It ended or did not listen in time.
+    #[error("{program} did not start: {reason}")]
+    NotStarted {
+        /// Name of the program.
+        program: &'static str,
+        /// Its output, or that it took too long.
+        reason: String,
+    },
+    /// The operating system said no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A TCP port of the loopback interface that is free now. Another program may
+/// take it before it is used; the kernel hands out others first.
+///
+/// # Errors
+///
+/// When no port can be had.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

@@ -1,0 +1,138 @@
+//! The command line as a user meets it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use millrace_platform::find;
+use millrace_tests::{ALERTS, Machine, Plant, millrace};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_loses_nothing_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(find::home().join("bin/millrace"))
+        .args(["demo", "--for", "8s", "--rate", "500", "--json"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["lost"], 0, "{summary}");
+    assert!(summary["alerts"].as_u64().unwrap() > 0, "{summary}");
+    assert_eq!(summary["dead_letters"], summary["garbled"], "{summary}");
+    assert!(summary["garbled"].as_u64().unwrap() > 0, "{summary}");
+
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path()).collect();
+    assert!(left.is_empty(), "files left behind: {left:?}");
+    let left = processes_with(folder.path());
+    assert!(left.is_empty(), "processes left behind: {left:?}");
+}
+
+/// Command lines of processes that mention the folder.
+fn processes_with(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(folder.to_str().unwrap())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_replays_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("readings.csv");
+    let rows =
+        (0..300).map(|n| format!("2026-01-01 00:{:02}:{:02},{}\n", n / 60, n % 60, 70 + n % 50));
+    std::fs::write(&file, format!("timestamp,value\n{}", rows.collect::<String>())).unwrap();
+    let answer = millrace(
+        "",
+        &["demo", "--replay", file.to_str().unwrap(), "--limit", "45", "--for", "60s"],
+    )
+    .await;
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let summary = answer.json();
+    // Above 45 C is above 113 F: 114 to 119, six times.
+    assert_eq!((&summary["readings"], &summary["alerts"]), (&300.into(), &36.into()), "{summary}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tap_shows_what_passes_a_durable_edge() {
+    let plant = Plant::start().await;
+    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
+    let mut machine = Machine::connect(&plant);
+    let arguments =
+        ["pipeline", "tap", "alerts", "--edge", "celsius.too-hot", "--count", "5", "--for", "30s"];
+    let (tapped, ()) = tokio::join!(plant.millrace(&arguments), machine.readings(0..1000, 200));
+    assert_eq!(tapped.code, 0, "{tapped:?}");
+    let lines: Vec<serde_json::Value> =
+        tapped.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 5, "{tapped:?}");
+    for line in &lines {
+        assert_eq!(line["topic"], "plant/m1/temperature");
+        assert!(line["payload"].as_str().unwrap().contains("celsius"), "{line}");
+        let headers = line["batch"].as_str();
+        assert!(headers.is_some(), "a batch on an edge has an id: {line}");
+    }
+    plant.stop().await;
+}
+
+#[test]
+fn doctor_and_set_up_know_the_same_steps() {
+    let output = Command::new(find::home().join("bin/millrace"))
+        .args(["doctor", "--json"])
+        .output()
+        .unwrap();
+    let checks: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks: BTreeSet<&str> =
+        checks.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    let set_up = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/setup");
+    let output = Command::new(set_up).arg("--list").output().unwrap();
+    let steps = String::from_utf8(output.stdout).unwrap();
+    for step in steps.lines() {
+        assert!(checks.contains(step), "`{step}` is a step of set-up that doctor does not check");
+    }
+    assert!(steps.lines().count() >= 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_has_help_with_an_example() {
+    let commands = [
+        &["demo"][..],
+        &["up"],
+        &["pipeline", "lint"],
+        &["pipeline", "plan"],
+        &["pipeline", "build"],
+        &["pipeline", "manifest"],
+        &["pipeline", "deploy"],
+        &["pipeline", "status"],
+        &["pipeline", "tap"],
+        &["pipeline", "undeploy"],
+        &["provider", "pack"],
+        &["completion"],
+    ];
+    for command in commands {
+        let output = Command::new(find::home().join("bin/millrace"))
+            .args(command)
+            .arg("--help")
+            .output()
+            .unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(help.contains("Example"), "{command:?}: {help}");
+        assert!(!help.contains('\x1b'), "colour without a terminal: {help:?}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let output = Command::new(find::home().join("bin/millrace"))
+            .args(["completion", shell])
+            .output()
+            .unwrap();
+        assert!(String::from_utf8(output.stdout).unwrap().contains("undeploy"), "{shell}");
+    }
+}

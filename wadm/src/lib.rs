@@ -1,0 +1,14 @@
+//! From a plan to a running application.
+//!
+//! - [`manifest`]: a plan and its artifacts as a plain wadm manifest, which `wash app deploy` accepts as well;
+//! - [`applications`]: deploying it, knowing when it runs, taking it down, all through wadm's API;
+//! - [`status`]: one picture of a pipeline from what wadm wants, what hosts run and what providers see.
+
+pub mod applications;
+pub mod manifest;
+pub mod status;
+
+pub use applications::{Applications, Deployed, WadmError};
+pub use manifest::{Artifact, ManifestError, manifest};
+pub use status::{PipelineStatus, StageStatus};
+pub use wadm_types::Manifest;

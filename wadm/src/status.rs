@@ -1,0 +1,222 @@
+//! One picture of a pipeline, from three who know a part: wadm what is wanted, the hosts what runs, the providers how
+//! their links are.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use millrace_kit::status::{ProviderStatus, State, pipeline_status_subject};
+use serde::{Deserialize, Serialize};
+use wadm_types::api::{Status, StatusType};
+use wadm_types::{Manifest, Properties, TraitProperty};
+
+/// What one host runs.
+pub(crate) type Inventory = wasmcloud_control_interface::HostInventory;
+
+/// Providers answer within this time, or are taken as away.
+const PROVIDERS_ANSWER: Duration = Duration::from_millis(300);
+
+/// A pipeline on a lattice.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PipelineStatus {
+    /// Its name.
+    pub pipeline: String,
+    /// The version that is deployed, if one is.
+    pub version: Option<String>,
+    /// wadm's word: waiting, undeployed, reconciling, deployed, failed, unhealthy.
+    pub state: String,
+    /// wadm's reason, where it gives one.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub message: String,
+    /// Its stages.
+    pub stages: Vec<StageStatus>,
+    /// Its providers: running and wanted, as for stages.
+    pub providers: Vec<StageStatus>,
+    /// What the providers say of their links.
+    pub links: Vec<ProviderStatus>,
+    /// Links that the manifest has.
+    pub links_wanted: usize,
+}
+
+/// A stage, or a provider, and how many of it there are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageStatus {
+    /// Its name.
+    pub name: String,
+    /// Instances at once that are wanted (calls handled at the same time, for a stage).
+    pub wanted: u64,
+    /// Instances that hosts have room for now.
+    pub running: u64,
+    /// The hosts it is on.
+    pub hosts: Vec<String>,
+    /// Why it is not as wanted, where somebody said.
+    pub problem: Option<String>,
+}
+
+impl PipelineStatus {
+    /// True when everything wanted runs and every link is up.
+    #[must_use]
+    pub fn running(&self) -> bool {
+        self.version.is_some() && self.missing().is_empty()
+    }
+
+    /// True when no host runs anything of it.
+    #[must_use]
+    pub fn nothing_runs(&self) -> bool {
+        self.stages.iter().chain(&self.providers).all(|part| part.running == 0)
+    }
+
+    /// What is not as wanted, a phrase each.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (kind, parts) in [("stage", &self.stages), ("provider", &self.providers)] {
+            for part in parts.iter().filter(|p| p.running < p.wanted) {
+                let why = part.problem.as_ref().map(|p| format!(" ({p})")).unwrap_or_default();
+                missing.push(format!(
+                    "{kind} `{}`: {} of {} running{why}",
+                    part.name, part.running, part.wanted
+                ));
+            }
+        }
+        let links: Vec<_> =
+            self.links.iter().flat_map(|p| p.links.iter().map(move |l| (p, l))).collect();
+        for (provider, link) in links.iter().filter(|(_, l)| l.state != State::Connected) {
+            let state = format!("{:?}", link.state).to_lowercase();
+            let why = link.error.as_ref().map(|e| format!(" ({e})")).unwrap_or_default();
+            missing.push(format!("{} `{}`: {state}{why}", provider.provider, link.name));
+        }
+        if missing.is_empty() && links.len() < self.links_wanted {
+            missing.push(format!("{} of {} links up", links.len(), self.links_wanted));
+        }
+        missing
+    }
+}
+
+/// Asks every provider of the pipeline, and takes what is answered in time.
+pub(crate) async fn ask_providers(
+    nats: &async_nats::Client,
+    lattice: &str,
+    pipeline: &str,
+) -> Vec<ProviderStatus> {
+    let inbox = nats.new_inbox();
+    let Ok(mut answers) = nats.subscribe(inbox.clone()).await else { return Vec::new() };
+    let subject = pipeline_status_subject(lattice, pipeline);
+    if nats.publish_with_reply(subject, inbox, Default::default()).await.is_err() {
+        return Vec::new();
+    }
+    let mut found: Vec<ProviderStatus> = Vec::new();
+    let until = tokio::time::Instant::now() + PROVIDERS_ANSWER;
+    while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
+        // Nobody listens: NATS says so at once.
+        if answer.status.is_some() {
+            break;
+        }
+        if let Ok(status) = serde_json::from_slice(&answer.payload) {
+            found.push(status);
+        }
+    }
+    found.sort_by(|a, b| (&a.provider, &a.id).cmp(&(&b.provider, &b.id)));
+    found
+}
+
+/// Identities in the lattice of what runs although it should not.
+pub(crate) fn remains(pipeline: &str, inventories: &[Inventory]) -> Vec<String> {
+    let prefix = format!("{pipeline}-");
+    let components =
+        inventories.iter().flat_map(|i| i.components()).map(|c| (c.id(), c.annotations()));
+    let providers =
+        inventories.iter().flat_map(|i| i.providers()).map(|p| (p.id(), p.annotations()));
+    components
+        .chain(providers)
+        .filter(|(id, annotations)| {
+            let app = annotations.and_then(|a| a.get("wasmcloud.dev/appspec"));
+            id.starts_with(&prefix) && app.is_some_and(|app| app == pipeline)
+        })
+        .map(|(id, _)| id.to_owned())
+        .collect()
+}
+
+/// Puts the three views together.
+pub(crate) fn combine(
+    pipeline: &str,
+    version: Option<String>,
+    wadm: &Status,
+    wanted: Option<&Manifest>,
+    inventories: &[Inventory],
+    links: Vec<ProviderStatus>,
+) -> PipelineStatus {
+    let (mut stages, mut providers) = (Vec::new(), Vec::new());
+    for component in wanted.iter().flat_map(|m| m.components()) {
+        let id = crate::manifest::component_id(pipeline, &component.name);
+        let problem = problem(wadm, &component.name, &id);
+        let name = component.name.clone();
+        match &component.properties {
+            Properties::Component { .. } => {
+                let (running, hosts) = running_instances(&id, inventories);
+                stages.push(StageStatus {
+                    name,
+                    wanted: instances(component),
+                    running,
+                    hosts,
+                    problem,
+                });
+            }
+            Properties::Capability { .. } => {
+                let hosts: Vec<String> = inventories
+                    .iter()
+                    .filter(|i| i.providers().iter().any(|p| p.id() == id))
+                    .map(|i| i.host_id().to_owned())
+                    .collect();
+                let running = hosts.len() as u64;
+                providers.push(StageStatus {
+                    name,
+                    wanted: instances(component),
+                    running,
+                    hosts,
+                    problem,
+                });
+            }
+        }
+    }
+    PipelineStatus {
+        pipeline: pipeline.to_owned(),
+        version,
+        state: format!("{:?}", wadm.info.status_type).to_lowercase(),
+        message: wadm.info.message.clone(),
+        stages,
+        providers,
+        links,
+        links_wanted: wanted.map_or(0, |m| m.links().count()),
+    }
+}
+
+fn running_instances(id: &str, inventories: &[Inventory]) -> (u64, Vec<String>) {
+    let found = inventories.iter().flat_map(|i| {
+        i.components()
+            .iter()
+            .filter(|c| c.id() == id)
+            .map(|c| (u64::from(c.max_instances()), i.host_id().to_owned()))
+    });
+    found.fold((0, Vec::new()), |(sum, mut hosts), (instances, host)| {
+        hosts.push(host);
+        (sum.saturating_add(instances), hosts)
+    })
+}
+
+fn instances(component: &wadm_types::Component) -> u64 {
+    let scaled = component.traits.iter().flatten().find_map(|t| match &t.properties {
+        TraitProperty::SpreadScaler(s) => Some(s.instances as u64),
+        _ => None,
+    });
+    scaled.unwrap_or(1)
+}
+
+/// What wadm says of the scaler of this component when that is not content.
+fn problem(wadm: &Status, name: &str, id: &str) -> Option<String> {
+    let concerns = |text: &str| text.contains(id) || text.contains(name);
+    wadm.scalers
+        .iter()
+        .filter(|s| s.info.status_type != StatusType::Deployed && !s.info.message.is_empty())
+        .find(|s| concerns(&s.name) || concerns(&s.info.message))
+        .map(|s| s.info.message.clone())
+}
