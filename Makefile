@@ -43,7 +43,7 @@ demo: build ## A whole platform, a simulated machine and a pipeline; Ctrl-C ends
 .PHONY: test
 test: build ## Everything: format, lints, unit, property and end-to-end tests
 	@scripts/check
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 
 .PHONY: bench
 bench: build ## Print the tables of speed and size

@@ -54,12 +54,12 @@ async fn the_demo_replays_a_file() {
     std::fs::write(&file, format!("timestamp,value\n{}", rows.collect::<String>())).unwrap();
     let answer = millrace(
         "",
-        &["demo", "--replay", file.to_str().unwrap(), "--limit", "45", "--for", "60s"],
+        &["demo", "--replay", file.to_str().unwrap(), "--limit", "45.3", "--for", "60s"],
     )
     .await;
     assert_eq!(answer.code, 0, "{answer:?}");
     let summary = answer.json();
-    // Above 45 C is above 113 F: 114 to 119, six times.
+    // Above 45.3 C is above 113.54 F: 114 to 119, six times.
     assert_eq!((&summary["readings"], &summary["alerts"]), (&300.into(), &36.into()), "{summary}");
 }
 

@@ -1,9 +1,10 @@
 //! A host of our own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use tokio::process::Command;
 
 use crate::process::Process;
@@ -26,6 +27,8 @@ pub struct HostOptions {
 #[derive(Debug)]
 pub struct Host {
     process: Process,
+    /// Where it unpacks the providers it starts.
+    unpacked: PathBuf,
 }
 
 /// From start to the first answers of host and wadm.
@@ -33,6 +36,19 @@ const READY: Duration = Duration::from_secs(60);
 
 /// A host first lets its providers drain.
 const STOP: Duration = Duration::from_secs(25);
+
+/// Providers notice within a quarter of a second that their host is gone, and drain for half a second.
+const PROVIDERS_END: Duration = Duration::from_secs(5);
+
+/// Processes whose executable is below the folder.
+fn running_from(folder: &Path) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe.starts_with(folder)))
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .filter_map(Pid::from_raw)
+        .collect()
+}
 
 impl Host {
     /// Starts a host and waits until it, and wadm, answer.
@@ -63,7 +79,7 @@ impl Host {
             .args(&options.arguments);
         let process =
             Process::spawn("millrace-host", command, &dir.join("host.log"), Stdio::null())?;
-        let mut host = Self { process };
+        let mut host = Self { process, unpacked };
         host.ready(options).await?;
         Ok(host)
     }
@@ -87,6 +103,14 @@ impl Host {
     /// Ends the host after its providers have drained.
     pub async fn stop(self) {
         self.process.stop(STOP).await;
+        // The host does not wait for its providers to end.
+        let start = Instant::now();
+        while !running_from(&self.unpacked).is_empty() && start.elapsed() < PROVIDERS_END {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for pid in running_from(&self.unpacked) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
     }
 
     async fn ready(&mut self, options: &HostOptions) -> Result<(), PlatformError> {

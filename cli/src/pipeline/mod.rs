@@ -114,7 +114,7 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "edge")]
         dead: bool,
         #[command(flatten)]
-        options: tap::Options,
+        options: tap::Show,
         #[command(flatten)]
         lattice: lattice::Options,
     },

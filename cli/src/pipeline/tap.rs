@@ -14,7 +14,7 @@ const SHOWN_BYTES: usize = 400;
 
 /// How much, and how.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct Show {
     /// End after so many messages.
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
@@ -46,7 +46,7 @@ pub(crate) async fn run(
     ui: Ui,
     nats: &async_nats::Client,
     subjects: &[(String, String)],
-    options: &Options,
+    options: &Show,
 ) -> anyhow::Result<u64> {
     let mut taps = Vec::new();
     for (edge, subject) in subjects {

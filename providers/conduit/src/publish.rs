@@ -29,6 +29,9 @@ pub struct Publisher {
     link: Arc<Link>,
 }
 
+/// How long a stream is looked for after a publish that nobody answered.
+const MAKE_AFTER_SILENCE: Duration = Duration::from_millis(300);
+
 impl Publisher {
     /// A publisher to `edges`. The streams are made in the background, with
     /// retries, until the link is drained.
@@ -77,12 +80,16 @@ impl Publisher {
         batch: &Packed,
     ) -> Result<(), WriteError> {
         let result = match self.publish_once(edge, batch).await {
-            // Where somebody listens to the edge (a tap), a stream that is gone shows as silence.
-            Err(error)
-                if matches!(error.kind(), PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut) =>
-            {
+            Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
                 self.make_again(edge, settings).await?;
                 self.publish_once(edge, batch).await
+            }
+            // Where somebody listens to the edge (a tap), a stream that is gone
+            // shows as silence. The stage asks again, and finds it made.
+            Err(error) if error.kind() == PublishErrorKind::TimedOut => {
+                let made = self.make_again(edge, settings);
+                let _ = tokio::time::timeout(MAKE_AFTER_SILENCE, made).await;
+                Err(error)
             }
             result => result,
         };

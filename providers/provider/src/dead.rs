@@ -55,11 +55,8 @@ impl JetStreamDead {
         // Made before the first publish, because one into nothing may only show as silence.
         self.made.get_or_try_init(|| self.make_stream()).await?;
         match self.publish(&letters).await {
-            // The first dead letter of a pipeline makes the stream. Where somebody listens to the subject (a tap),
-            // a stream that is not there shows as silence.
-            Err(error)
-                if matches!(error.kind(), PublishErrorKind::StreamNotFound | PublishErrorKind::TimedOut) =>
-            {
+            // Somebody deleted it.
+            Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
                 self.make_stream().await?;
                 self.publish(&letters).await
             }
