@@ -36,8 +36,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         true => None,
         false => Some(control.block_on(start_wadm(&args.nats_url))?),
     };
-    let (_host, shutdown) =
-        components.block_on(WasmbusHost::new(host_config(args)?)).context("the wasmCloud host did not start")?;
+    let (_host, shutdown) = components
+        .block_on(WasmbusHost::new(host_config(args)?))
+        .context("the wasmCloud host did not start")?;
     tracing::info!(lattice = %args.lattice, nats = %args.nats_url, "host is up");
 
     let wadm = wadm.map(|running| control.spawn(keep_wadm(args.nats_url.clone(), running)));

@@ -105,23 +105,22 @@ async fn deployed_twice_updated_and_undeployed_under_load() {
         ALERTS.replace("version: 0.1.0", "version: 0.2.0").replace("limit: 85", "limit: 86");
     let newer = plant.define("alerts.yaml", &newer);
     let deploy = ["pipeline", "deploy", newer.to_str().unwrap()];
-    let (updated, ()) = tokio::join!(
-        plant.millrace(&deploy),
-        machine.readings(1000..2500, 500)
-    );
+    let (updated, ()) = tokio::join!(plant.millrace(&deploy), machine.readings(1000..2500, 500));
     assert_eq!(updated.code, 0, "{updated:?}\n{}", plant.log());
     assert!(updated.json()["version"].as_str().unwrap().starts_with("0.2.0-"), "{updated:?}");
 
     // Taken down while messages flow, and put back: the broker keeps what nobody took.
     let undeploy = ["pipeline", "undeploy", "alerts"];
-    let (undeployed, ()) = tokio::join!(
-        plant.millrace(&undeploy),
-        machine.readings(2500..3500, 500)
-    );
+    let (undeployed, ()) =
+        tokio::join!(plant.millrace(&undeploy), machine.readings(2500..3500, 500));
     assert_eq!(undeployed.code, 0, "{undeployed:?}\n{}", plant.log());
     let gone = plant.millrace(&["pipeline", "status", "alerts"]).await;
     assert_eq!(gone.code, 1, "{gone:?}");
-    assert!(gone.stderr.contains("no pipeline `alerts`") || gone.stderr.contains("no version is deployed"), "{gone:?}");
+    assert!(
+        gone.stderr.contains("no pipeline `alerts`")
+            || gone.stderr.contains("no version is deployed"),
+        "{gone:?}"
+    );
     plant.deploy(&newer).await;
     machine.readings(3500..4000, 500).await;
     machine.acknowledged().await;
@@ -139,7 +138,7 @@ async fn a_broker_that_refuses_is_said_in_the_status() {
     let text = ALERTS.replacen("{url}", &format!("mqtt://127.0.0.1:{nobody}"), 1);
     let file = plant.define("alerts.yaml", &text);
     let deployed =
-        plant.millrace(&["pipeline", "deploy", file.to_str().unwrap(), "--timeout", "5s"]).await;
+        plant.millrace(&["pipeline", "deploy", file.to_str().unwrap(), "--timeout", "20s"]).await;
     assert_eq!(deployed.code, 1, "{deployed:?}");
     assert!(deployed.stderr.contains("machine"), "names the source: {deployed:?}");
     assert!(deployed.stderr.contains("refused"), "says why: {deployed:?}");

@@ -175,7 +175,10 @@ impl Applications {
             if asked.elapsed() > ASK_AGAIN && status.nothing_runs() {
                 asked = Instant::now();
                 let version = status.version.as_deref();
-                self.wadm.deploy_manifest(name, version).await.map_err(|e| self.error("deploy", name, e))?;
+                self.wadm
+                    .deploy_manifest(name, version)
+                    .await
+                    .map_err(|e| self.error("deploy", name, e))?;
             }
             if status.running() {
                 return Ok(status);

@@ -44,7 +44,9 @@ const PROVIDERS_END: Duration = Duration::from_secs(5);
 fn running_from(folder: &Path) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
-        .filter(|entry| std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe.starts_with(folder)))
+        .filter(|entry| {
+            std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe.starts_with(folder))
+        })
         .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
         .filter_map(Pid::from_raw)
         .collect()

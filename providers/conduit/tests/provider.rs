@@ -279,6 +279,13 @@ async fn a_provider_lives_as_its_host_wants_it() {
     nats.publish(link_del_subject("default", PROVIDER), put(&in_link("soon")).into())
         .await
         .unwrap();
+    // The SDK takes the two from subscriptions of their own, and a put that
+    // overtakes its deletion for a repeated one.
+    until("deleted", async || {
+        let links = crate::status(&nats).await?.links;
+        (links.len() == 1).then_some(())
+    })
+    .await;
     nats.publish(link_put_subject("default", PROVIDER), put(&in_link("20ms")).into())
         .await
         .unwrap();

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millrace_batch::{Batch, BatchWriter, Fields};
 use millrace_batch::PROBE;
+use millrace_batch::{Batch, BatchWriter, Fields};
 use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Link, LinkNames, Outcome, Packed, Policy, Stage,
     WriteError,

@@ -3,7 +3,8 @@
 //! A host tells a provider of its links twice: all at once when it starts the
 //! provider, and each as it changes. A link made in between, while the provider
 //! is starting, reaches it neither way, and its stage would publish to nobody.
-//! So the provider looks at the lattice's own list: often at first, then now and
+//! And the SDK takes a put that overtakes the deletion before it for a repeated
+//! one. So the provider looks at the lattice's own list: often at first, then now and
 //! then. A link counts as missed (or as gone) when two looks in a row say so,
 //! because a change may just be on its way.
 
@@ -24,7 +25,7 @@ const LOOKS: [Duration; 6] = [
     Duration::from_millis(800),
     Duration::from_secs(2),
     Duration::from_secs(4),
-    Duration::from_secs(10),
+    Duration::from_secs(5),
 ];
 
 /// Compares the lattice's links with the provider's, for ever.
