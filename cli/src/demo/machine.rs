@@ -180,7 +180,7 @@ fn clear_of(value: f64, limit_c: f64) -> f64 {
 fn simulated(seq: u64, rate: u32, limit_c: f64) -> f64 {
     let seconds = seq as f64 / f64::from(rate.max(1));
     let noise = noise(seq);
-    let overheats = (3.0..5.0).contains(&(seconds % 10.0)) && seq % 10 == 0;
+    let overheats = (3.0..5.0).contains(&(seconds % 10.0)) && seq.is_multiple_of(10);
     let celsius = if overheats {
         limit_c + 2.0 + 6.0 * noise
     } else {
