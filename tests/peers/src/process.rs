@@ -41,11 +41,13 @@ impl Program {
     }
 }
 
-/// The folder into which set-up puts tools.
+/// The folder into which set-up puts tools (as scripts/common.sh has it).
 fn tools() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    Some(cache.join("millrace").join("tools"))
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cache = set("MILLRACE_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("millrace")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache/millrace")))?;
+    Some(cache.join("tools"))
 }
 
 /// A running server. Killed when dropped.
