@@ -15,6 +15,7 @@
 pub mod delivery;
 pub mod edge;
 pub mod flat;
+pub mod modbus;
 pub mod mqtt;
 mod nested;
 pub mod registry;

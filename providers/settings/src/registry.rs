@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use schemars::{Schema, SchemaGenerator};
 
 use crate::flat::{self, FieldError, Flat};
-use crate::{Settings, edge, mqtt};
+use crate::{Settings, edge, modbus, mqtt};
 
 /// One connector.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +20,7 @@ pub struct Connector {
     /// Settings when it writes.
     pub sink: Kind,
     /// The setting that names this client to the outside. Two clients of one
-    /// `identity_scope` must not share it.
+    /// `identity_scope` must not share it. Empty when there is none.
     pub identity: &'static str,
     /// The setting within whose value `identity` must be unique.
     pub identity_scope: &'static str,
@@ -58,14 +58,25 @@ impl Kind {
 }
 
 /// Every connector there is, by name.
-pub const CONNECTORS: &[Connector] = &[Connector {
-    name: "mqtt",
-    title: "MQTT broker",
-    source: Kind::of::<mqtt::SourceSettings>(),
-    sink: Kind::of::<mqtt::SinkSettings>(),
-    identity: "client-id",
-    identity_scope: "url",
-}];
+pub const CONNECTORS: &[Connector] = &[
+    Connector {
+        name: "modbus",
+        title: "Modbus devices",
+        source: Kind::of::<modbus::SourceSettings>(),
+        sink: Kind::of::<modbus::SinkSettings>(),
+        // A Modbus client has no name.
+        identity: "",
+        identity_scope: "",
+    },
+    Connector {
+        name: "mqtt",
+        title: "MQTT broker",
+        source: Kind::of::<mqtt::SourceSettings>(),
+        sink: Kind::of::<mqtt::SinkSettings>(),
+        identity: "client-id",
+        identity_scope: "url",
+    },
+];
 
 /// The settings of durable edges.
 pub const EDGE: Kind = Kind::of::<edge::EdgeSettings>();

@@ -8,10 +8,12 @@
 //! A missing program is an error that says how to install it: a test that
 //! skips itself is a test that does not exist.
 
+mod modbus;
 mod mosquitto;
 mod nats;
 mod process;
 
+pub use modbus::{ModbusSlave, SerialPair, SlaveMode, SlaveUnit};
 pub use mosquitto::Mosquitto;
 pub use nats::{NatsOptions, NatsServer};
 
