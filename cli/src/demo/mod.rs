@@ -1,8 +1,10 @@
-//! `millrace demo`: the main job on one machine, with nothing to configure. Starts NATS, host, wadm and an MQTT broker,
-//! deploys a pipeline of two steps with a durable edge between them, lets a machine publish, and shows the alerts.
+//! `millrace demo`: the main job on one machine, with nothing to configure. Starts NATS, host, wadm, an MQTT broker and a
+//! pump behind a Modbus device. Deploys two pipelines: one makes alerts of what a machine publishes, in two steps with a
+//! durable edge between them; the other closes a loop, reads the level of the pump's tank and switches the pump.
 
 mod broker;
 mod machine;
+mod pump;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use machine::{Published, Readings};
 use millrace_pipeline::{Document, Plan};
 use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer, Sync, find};
 use millrace_wadm::Applications;
+use pump::Pump;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch as progress};
 use watch::{Alert, DeadLetter, Seen};
@@ -49,6 +52,13 @@ pub(crate) struct Args {
 
 const LATTICE: &str = "demo";
 const PIPELINE: &str = "temperature-alerts";
+const PUMP_PIPELINE: &str = "pump-control";
+
+/// Limits of the tank's level that the pump's pipeline keeps, in percent.
+const LEVELS: (f64, f64) = (30.0, 70.0);
+
+/// The loop switches the pump about every second; this long without is a loop that does not run.
+const PUMP_SILENCE: Duration = Duration::from_secs(6);
 
 /// From the last thing seen to the end of waiting for what is still under way.
 const DRAIN: Duration = Duration::from_secs(15);
@@ -70,6 +80,10 @@ struct Summary {
     dead_letters: u64,
     latency_p50_us: Option<u64>,
     latency_p99_us: Option<u64>,
+    pump_switches: u64,
+    pump_level_min: Option<f64>,
+    pump_level_max: Option<f64>,
+    pump_reaction_p50_us: Option<u64>,
     deploy_to_running_ms: u64,
     start_ms: u64,
 }
@@ -105,7 +119,11 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<ExitCode> {
             summary.garbled
         ));
     }
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let runs = summary.pump_switches > 1 || summary.seconds < PUMP_SILENCE.as_secs_f64();
+    if !runs {
+        ui.error(format!("the pump was switched {} times only", summary.pump_switches));
+    }
+    Ok(if whole && runs { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[derive(Debug, Default)]
@@ -153,12 +171,16 @@ async fn show(
         .await
         .context("could not connect to the NATS server just started")?;
     let deploying = Instant::now();
-    ui.step(format!("deploying pipeline {PIPELINE}"));
-    let plan = plan(ui, port, limit)?;
-    let manifest = build::manifest(&plan, &folder.join("artifacts"))?;
+    ui.step(format!("deploying pipelines {PIPELINE} and {PUMP_PIPELINE}"));
+    let pump = Pump::start(LEVELS).await?;
     let applications = Applications::new(nats.clone(), LATTICE);
-    applications.deploy(&manifest).await?;
-    applications.wait_running(PIPELINE, Duration::from_secs(60), |_| {}).await?;
+    for plan in [alerts_plan(ui, port, limit)?, pump_plan(ui, pump.port)?] {
+        let manifest = build::manifest(&plan, &folder.join("artifacts"))?;
+        applications.deploy(&manifest).await?;
+    }
+    for pipeline in [PIPELINE, PUMP_PIPELINE] {
+        applications.wait_running(pipeline, Duration::from_secs(60), |_| {}).await?;
+    }
     let deploy_to_running_ms = millis(deploying.elapsed());
 
     let alerts = watch::alerts(port).await?;
@@ -170,12 +192,19 @@ async fn show(
             ui.bold("celsius"),
             ui.bold("too-hot")
         ));
+        ui.line(format!(
+            "tank -modbus-> {} -modbus-> pump, between {} and {} %; Modbus on port {}",
+            ui.bold("keep-level"),
+            LEVELS.0,
+            LEVELS.1,
+            pump.port
+        ));
     }
     let (published, progress) = progress::channel(Published::default());
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let machine = tokio::spawn(machine::run(port, limit, readings, published, stopped));
     let running = Instant::now();
-    let mut view = View { ui, limit, progress, seen: Seen::new(), shown: 0 };
+    let mut view = View { ui, limit, progress, seen: Seen::new(), shown: 0, pump };
     let told_to_stop = until(args.time);
     view.watch(alerts, letters, told_to_stop, &stop).await;
     machine.await.context("the machine ended badly")??;
@@ -194,30 +223,63 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The plan of the installation's sample, bound to the demo's broker, with this limit.
-fn plan(ui: Ui, port: u16, limit: f64) -> anyhow::Result<Plan> {
-    let home = find::home();
-    let sample = home.join("samples/temperature-alerts/pipeline.yaml");
-    let text = std::fs::read_to_string(&sample).with_context(|| {
-        format!("the demo's pipeline {} is missing; build it with `make build`", sample.display())
-    })?;
-    let components = home.join("components");
+/// The alerts' pipeline with this limit, bound to the demo's broker.
+fn alerts_plan(ui: Ui, port: u16, limit: f64) -> anyhow::Result<Plan> {
     let url = format!("mqtt://127.0.0.1:{port}");
     // No pings: this broker answers them late on a busy connection, which the clients take for a dead one.
     let binding = format!(
-        r#"millrace: v1alpha1
-binding:
-  sources:
+        r#"  sources:
     machine: {{ mqtt: {{ url: "{url}", topic: plant/+/temperature, version: "3.1.1", keep-alive: 12h }} }}
   sinks:
     alerts: {{ mqtt: {{ url: "{url}", topic: plant/alerts, version: "3.1.1", keep-alive: 12h }} }}
-  components:
-    fahrenheit-to-celsius: {{ file: {:?} }}
-    above-limit: {{ file: {:?} }}
-"#,
-        components.join("fahrenheit-to-celsius.wasm"),
-        components.join("above-limit.wasm"),
+"#
     );
+    let components = ["fahrenheit-to-celsius", "above-limit"];
+    let limit = ("too-hot", "limit", format!("{limit:.4}"));
+    sample_plan(ui, PIPELINE, &binding, &components, &[limit])
+}
+
+/// The pump's pipeline, bound to the demo's device.
+fn pump_plan(ui: Ui, port: u16) -> anyhow::Result<Plan> {
+    let binding = format!(
+        r#"  sources:
+    tank:
+      modbus:
+        url: "tcp://127.0.0.1:{port}"
+        interval: 100ms
+        fields: {{ level: {{ address: 30001, type: UINT16, scale: 0.1 }} }}
+  sinks:
+    relay:
+      modbus:
+        url: "tcp://127.0.0.1:{port}"
+        fields: {{ pump: {{ address: 0x0000, register: coil, type: BIT }} }}
+"#
+    );
+    let config =
+        [("low", LEVELS.0), ("high", LEVELS.1)].map(|(n, v)| ("keep-level", n, v.to_string()));
+    sample_plan(ui, PUMP_PIPELINE, &binding, &["on-off-control"], &config)
+}
+
+/// The plan of a sample of the installation with another binding, and with these values (step, name, value) in its steps'
+/// configuration.
+fn sample_plan(
+    ui: Ui,
+    name: &str,
+    binding: &str,
+    components: &[&str],
+    config: &[(&str, &str, String)],
+) -> anyhow::Result<Plan> {
+    let home = find::home();
+    let sample = home.join("samples").join(name).join("pipeline.yaml");
+    let text = std::fs::read_to_string(&sample).with_context(|| {
+        format!("the demo's pipeline {} is missing; build it with `make build`", sample.display())
+    })?;
+    let files = components.iter().map(|name| {
+        let file = home.join("components").join(format!("{name}.wasm"));
+        format!("    {name}: {{ file: {file:?} }}\n")
+    });
+    let files: String = files.collect();
+    let binding = format!("millrace: v1alpha1\nbinding:\n{binding}  components:\n{files}");
     let file = sample.to_string_lossy();
     let loaded = millrace_pipeline::load(
         Document { file: &file, text: &text },
@@ -228,9 +290,11 @@ binding:
         eprintln!("{}", loaded.render(ui.color));
     }
     let mut pipeline = loaded.pipeline().context("the demo's pipeline cannot be read")?.clone();
-    let step =
-        pipeline.steps.get_mut("too-hot").context("the demo's pipeline has no step `too-hot`")?;
-    step.config.insert("limit".to_owned(), format!("{limit:.4}"));
+    for (step, name, value) in config {
+        let found = pipeline.steps.get_mut(*step);
+        let found = found.with_context(|| format!("the demo's pipeline has no step `{step}`"))?;
+        found.config.insert((*name).to_owned(), value.clone());
+    }
     Ok(millrace_pipeline::plan(&pipeline, &home)?)
 }
 
@@ -242,6 +306,7 @@ struct View {
     seen: Seen,
     /// Alerts shown in this second.
     shown: u32,
+    pump: Pump,
 }
 
 impl View {
@@ -340,10 +405,20 @@ impl View {
             self.seen.dead_letters,
             published.garbled
         )));
+        let plant = self.pump.look();
+        let state = if plant.pump { self.ui.green("on ") } else { self.ui.dim("off") };
+        self.ui.line(format!(
+            "{}  {} {:4.1} %  pump {state}  {}",
+            self.ui.bold("TANK"),
+            bar(plant.level),
+            plant.level,
+            self.ui.dim(format!("switched {} times", plant.switches))
+        ));
     }
 
     fn summary(&self, took: Duration, deploy_to_running_ms: u64, start_ms: u64) -> Summary {
         let published = self.progress.borrow();
+        let plant = self.pump.look();
         let us =
             |time: Option<Duration>| time.map(|t| u64::try_from(t.as_micros()).unwrap_or(u64::MAX));
         Summary {
@@ -358,10 +433,27 @@ impl View {
             dead_letters: self.seen.dead_letters,
             latency_p50_us: us(self.seen.percentile(0.5)),
             latency_p99_us: us(self.seen.percentile(0.99)),
+            pump_switches: plant.switches,
+            pump_level_min: plant.range.map(|(low, _)| low),
+            pump_level_max: plant.range.map(|(_, high)| high),
+            pump_reaction_p50_us: us(watch::percentile(&plant.delays, 0.5)),
             deploy_to_running_ms,
             start_ms,
         }
     }
+}
+
+/// A tank lying on its side, with its limits.
+fn bar(percent: f64) -> String {
+    let cell = |at: u32| {
+        let at = f64::from(at) * 5.0;
+        match at {
+            _ if at < percent => '#',
+            _ if at == LEVELS.0 || at == LEVELS.1 => '|',
+            _ => '.',
+        }
+    };
+    (0..20).map(cell).collect()
 }
 
 fn report(ui: Ui, summary: &Summary) -> anyhow::Result<()> {
@@ -384,6 +476,13 @@ fn report(ui: Ui, summary: &Summary) -> anyhow::Result<()> {
         time(summary.latency_p99_us)
     ));
     ui.line(format!("{} garbled readings, {} dead letters", summary.garbled, summary.dead_letters));
+    if let (Some(low), Some(high)) = (summary.pump_level_min, summary.pump_level_max) {
+        ui.line(format!(
+            "pump switched {} times, tank between {low:.0} and {high:.0} %; p50 {} from a limit passed to the relay",
+            summary.pump_switches,
+            time(summary.pump_reaction_p50_us)
+        ));
+    }
     ui.line(format!(
         "platform up in {}, pipeline running {} after deploy",
         human_time(Duration::from_millis(summary.start_ms)),

@@ -152,11 +152,16 @@ impl Seen {
 
     /// The latency that this share of the alerts stayed below; `None` before the first.
     pub(super) fn percentile(&self, share: f64) -> Option<Duration> {
-        let mut sorted = self.latencies.clone();
-        sorted.sort();
-        let at = (sorted.len().saturating_sub(1) as f64 * share).round() as usize;
-        sorted.get(at).copied()
+        percentile(&self.latencies, share)
     }
+}
+
+/// What this share of the times is at most; `None` when there are none.
+pub(super) fn percentile(times: &[Duration], share: f64) -> Option<Duration> {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    let at = (sorted.len().saturating_sub(1) as f64 * share).round() as usize;
+    sorted.get(at).copied()
 }
 
 #[cfg(test)]
