@@ -4,7 +4,7 @@
 use schemars::{Schema, SchemaGenerator};
 
 use crate::flat::{self, FieldError, Flat};
-use crate::{Settings, edge, mqtt};
+use crate::{Settings, edge, kafka, mqtt};
 
 /// One connector.
 #[derive(Debug, Clone, Copy)]
@@ -53,14 +53,24 @@ impl Kind {
 }
 
 /// Every connector there is, by name.
-pub const CONNECTORS: &[Connector] = &[Connector {
-    name: "mqtt",
-    title: "MQTT broker",
-    source: Kind::of::<mqtt::SourceSettings>(),
-    sink: Kind::of::<mqtt::SinkSettings>(),
-    identity: "client-id",
-    identity_scope: "url",
-}];
+pub const CONNECTORS: &[Connector] = &[
+    Connector {
+        name: "kafka",
+        title: "Kafka cluster",
+        source: Kind::of::<kafka::SourceSettings>(),
+        sink: Kind::of::<kafka::SinkSettings>(),
+        identity: "client-id",
+        identity_scope: "brokers",
+    },
+    Connector {
+        name: "mqtt",
+        title: "MQTT broker",
+        source: Kind::of::<mqtt::SourceSettings>(),
+        sink: Kind::of::<mqtt::SinkSettings>(),
+        identity: "client-id",
+        identity_scope: "url",
+    },
+];
 
 /// The settings of durable edges.
 pub const EDGE: Kind = Kind::of::<edge::EdgeSettings>();
