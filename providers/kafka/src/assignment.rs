@@ -146,11 +146,8 @@ impl Assignment {
             return;
         }
         self.paused = pause;
-        let done = if pause {
-            self.consumer.pause(&self.held)
-        } else {
-            self.consumer.resume(&self.held)
-        };
+        let done =
+            if pause { self.consumer.pause(&self.held) } else { self.consumer.resume(&self.held) };
         if let Err(error) = done {
             self.link.noticed(format_args!("partitions could not be paused or resumed: {error}"));
         }
@@ -191,10 +188,11 @@ impl Assignment {
         {
             self.link.noticed(format_args!("the start could not be stored: {error}"));
         }
-        if self.paused {
-            self.paused = false;
-            self.pause(true);
-        }
+        // Paused or not is a property of the partition, and outlives its being
+        // given back.
+        let paused = std::mem::replace(&mut self.paused, false);
+        let _ = self.consumer.resume(&places.partitions);
+        self.pause(paused);
         true
     }
 

@@ -117,9 +117,7 @@ impl Notes {
         tracing::debug!(link = self.link.names.name, ?code, "{text}");
         let trouble = match code {
             Some(Code::Fatal) => Trouble::Fatal(text),
-            Some(Code::AllBrokersDown) => {
-                Trouble::Down(self.reason.lock().clone().unwrap_or(text))
-            }
+            Some(Code::AllBrokersDown) => Trouble::Down(self.reason.lock().clone().unwrap_or(text)),
             Some(
                 Code::BrokerTransportFailure
                 | Code::Resolve
@@ -168,6 +166,7 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        self.0.serve();
         // What matters comes as an error too.
         let link = &self.0.link.names.name;
         match level {

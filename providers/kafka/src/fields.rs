@@ -140,9 +140,9 @@ mod tests {
             ("unit", Some(b"")),
             ("content-type", Some(b"text/plain")),
         ];
-        let headers = record
-            .iter()
-            .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));
+        let headers = record.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+            all.insert(Header { key, value: *value })
+        });
         let read = read(headers.as_borrowed());
         assert_eq!(read.content_type, Some("text/plain"));
         let names: Vec<_> = read.headers.iter().map(|(name, _)| name.as_ref()).collect();

@@ -41,8 +41,10 @@ struct Partition {
     first: u64,
     /// The partition is being given back: nothing more is taken of it.
     leaving: bool,
-    /// End of the unbroken row, if it has moved since it was asked for.
-    moved: Option<i64>,
+    /// End of the unbroken row.
+    end: Option<i64>,
+    /// It has moved since it was asked for.
+    moved: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +71,8 @@ impl Marks {
             row: VecDeque::new(),
             first: 0,
             leaving: false,
-            moved: None,
+            end: None,
+            moved: false,
         };
         match self.places.iter_mut().find(|place| place.partition.is_none()) {
             Some(place) => place.partition = Some(partition),
@@ -134,7 +137,8 @@ impl Marks {
         }
         while partition.row.front().is_some_and(|taken| taken.safe) {
             if let Some(taken) = partition.row.pop_front() {
-                partition.moved = Some(taken.offset + 1);
+                partition.end = Some(taken.offset + 1);
+                partition.moved = true;
                 partition.first += 1;
             }
         }
@@ -145,8 +149,17 @@ impl Marks {
     pub(crate) fn moved(&mut self) -> impl Iterator<Item = (&str, i32, i64)> {
         self.places.iter_mut().filter_map(|place| {
             let partition = place.partition.as_mut()?;
-            let offset = partition.moved.take()?;
-            Some((partition.topic.as_str(), partition.number, offset))
+            let moved = std::mem::take(&mut partition.moved);
+            let end = partition.end.filter(|_| moved)?;
+            Some((partition.topic.as_str(), partition.number, end))
+        })
+    }
+
+    /// The same of every partition of which anything has become safe.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (&str, i32, i64)> {
+        self.places.iter().filter_map(|place| {
+            let partition = place.partition.as_ref()?;
+            Some((partition.topic.as_str(), partition.number, partition.end?))
         })
     }
 

@@ -103,8 +103,7 @@ impl KafkaSink {
         let started = Instant::now();
         telemetry.received(batch.len() as u64, body.len() as u64);
         let deadline = started + WRITE_TIMEOUT;
-        let written =
-            tokio::time::timeout_at(deadline, self.write_all(&producer, &batch)).await;
+        let written = tokio::time::timeout_at(deadline, self.write_all(&producer, &batch)).await;
         let result = written.unwrap_or_else(|_| {
             Err(WriteError::Timeout { target: self.target(), after: WRITE_TIMEOUT })
         });

@@ -16,10 +16,11 @@ use millrace_kit::dead::{self, DeadKind};
 use millrace_kit::{Backoff, Delivery, ErrorKind, Inlet, Limits, Link, Packed, Source};
 use millrace_settings::kafka::{IsolationLevel, SourceSettings};
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::assignment::{Assignment, Client};
@@ -304,6 +305,15 @@ struct Session {
     /// Since when there has been no room.
     full_since: Option<Instant>,
     draining: bool,
+    last_commit: LastCommit,
+}
+
+/// The commit before the farewell. The library makes one of its own then, but
+/// one that the group refuses when it is just sharing out partitions anew.
+enum LastCommit {
+    NotYet,
+    Running(JoinHandle<KafkaResult<()>>, Instant),
+    Again(Instant),
 }
 
 impl Session {
@@ -335,6 +345,7 @@ impl Session {
             link: Arc::clone(link),
             full_since: None,
             draining: false,
+            last_commit: LastCommit::NotYet,
         };
         match &settings.partitions {
             Some(partitions) => {
@@ -373,7 +384,7 @@ impl Session {
             if let Some(end) = self.standing.hear() {
                 return Some(end);
             }
-            if self.draining && intake.is_idle() {
+            if self.draining && intake.is_idle() && self.committed(intake).await {
                 return None;
             }
             let polls = self.polls(intake);
@@ -465,11 +476,7 @@ impl Session {
         for token in tokens {
             intake.marks.safe(*token);
         }
-        let mut offsets = TopicPartitionList::new();
-        for (topic, partition, offset) in intake.marks.moved() {
-            // Fails for what is no topic's name.
-            let _ = offsets.add_partition_offset(topic, partition, Offset::Offset(offset));
-        }
+        let offsets = list(intake.marks.moved());
         if offsets.count() == 0 {
             return;
         }
@@ -478,6 +485,43 @@ impl Session {
         {
             self.link.noticed(format_args!("offsets were not stored: {error}"));
         }
+    }
+
+    /// Commits how far each partition is safe. True when that is done, or its
+    /// time is up.
+    async fn committed(&mut self, intake: &Intake) -> bool {
+        let until = match std::mem::replace(&mut self.last_commit, LastCommit::NotYet) {
+            LastCommit::NotYet => Instant::now() + GOODBYE,
+            LastCommit::Again(until) => until,
+            LastCommit::Running(commit, until) if !commit.is_finished() => {
+                self.last_commit = LastCommit::Running(commit, until);
+                return Instant::now() > until;
+            }
+            LastCommit::Running(commit, until) => match commit.await {
+                Ok(Err(error)) if Instant::now() < until => {
+                    tracing::debug!("commit: {error}");
+                    self.last_commit = LastCommit::Again(until);
+                    return false;
+                }
+                Ok(Err(error)) => {
+                    self.link.noticed(format_args!("the last offsets were not committed: {error}"));
+                    return true;
+                }
+                _ => return true,
+            },
+        };
+        let offsets = list(intake.marks.ends());
+        let Some(consumer) = self.consumer.clone().filter(|_| offsets.count() > 0) else {
+            return true;
+        };
+        let wake = Arc::clone(&self.notes.wake);
+        let commit = tokio::task::spawn_blocking(move || {
+            let done = consumer.commit(&offsets, CommitMode::Sync);
+            wake.notify_one();
+            done
+        });
+        self.last_commit = LastCommit::Running(commit, until);
+        false
     }
 
     /// Commits what is stored, and leaves the group.
@@ -501,9 +545,21 @@ impl Drop for Session {
     }
 }
 
+fn list<'a>(offsets: impl Iterator<Item = (&'a str, i32, i64)>) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition, offset) in offsets {
+        // Fails for what is no offset.
+        let _ = list.add_partition_offset(topic, partition, Offset::Offset(offset));
+    }
+    list
+}
+
 /// Closing waits for brokers that may be away: it gets a thread of its own, so
 /// that neither a runtime nor its end has to wait for it.
-fn farewell(consumer: Option<Arc<BaseConsumer<Context>>>, said: Option<tokio::sync::oneshot::Sender<()>>) {
+fn farewell(
+    consumer: Option<Arc<BaseConsumer<Context>>>,
+    said: Option<tokio::sync::oneshot::Sender<()>>,
+) {
     let spawned = std::thread::Builder::new().name("kafka-farewell".to_owned()).spawn(move || {
         // A question under way holds it for a moment longer.
         let mut consumer = consumer;

@@ -49,7 +49,10 @@ mod tests {
         let payload = URL_SAFE_NO_PAD.encode(br#"{"sub":"press","exp":1900000000}"#);
         std::fs::write(file.path(), format!("e30.{payload}.sig\n")).unwrap();
         let token = read(file.path()).unwrap();
-        assert_eq!((token.principal_name.as_str(), token.lifetime_ms), ("press", 1_900_000_000_000));
+        assert_eq!(
+            (token.principal_name.as_str(), token.lifetime_ms),
+            ("press", 1_900_000_000_000)
+        );
         assert!(!token.token.ends_with('\n'));
         std::fs::write(file.path(), "opaque").unwrap();
         let token = read(file.path()).unwrap();

@@ -29,7 +29,8 @@ impl Certificates {
             write("ca.pem", &ca.pem).map_err(io)?;
             write("stranger-ca.pem", &stranger.pem).map_err(io)?;
             let server = ca.issue("localhost", false)?;
-            write("server.pem", &[server.key.as_str(), &server.certificate].concat()).map_err(io)?;
+            write("server.pem", &[server.key.as_str(), &server.certificate].concat())
+                .map_err(io)?;
             for (name, issued) in [
                 ("client", ca.issue("press", false)?),
                 ("client-expired", ca.issue("press", true)?),
