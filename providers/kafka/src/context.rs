@@ -114,6 +114,7 @@ impl Notes {
     pub(crate) fn error(&self, error: &KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
         let text = if reason.is_empty() { error.to_string() } else { reason.to_owned() };
+        let text = clearer(text);
         tracing::debug!(link = self.link.names.name, ?code, "{text}");
         let trouble = match code {
             Some(Code::Fatal) => Trouble::Fatal(text),
@@ -155,6 +156,18 @@ impl Notes {
             _ => Trouble::Notice(text),
         };
         self.note(trouble);
+    }
+}
+
+/// The library's words name a property of its own, and one reason of three.
+fn clearer(text: String) -> String {
+    const FAILED: &str = "certificate verify failed";
+    match text.split_once(FAILED) {
+        Some((before, _)) => format!(
+            "{before}{FAILED}: the broker's certificate has expired, is for another name, or no \
+             authority in tls-ca-file (without it: the system's) has signed it"
+        ),
+        None => text,
     }
 }
 

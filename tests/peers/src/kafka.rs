@@ -38,9 +38,8 @@ pub struct KafkaOptions {
 
 /// A broker on free ports, with a store of its own.
 ///
-/// It listens without anything, with TLS, with TLS and SASL, and with SASL
-/// alone. A client certificate is asked for and may be absent; a wrong one is
-/// refused.
+/// It listens without anything, with TLS, with TLS and certificates of clients,
+/// with TLS and SASL, and with SASL alone.
 #[derive(Debug)]
 pub struct Kafka {
     ports: Ports,
@@ -54,6 +53,7 @@ pub struct Kafka {
 struct Ports {
     plain: u16,
     tls: u16,
+    mutual: u16,
     sasl_tls: u16,
     sasl: u16,
     controller: u16,
@@ -79,6 +79,7 @@ impl Kafka {
         let ports = Ports {
             plain: free_port()?,
             tls: free_port()?,
+            mutual: free_port()?,
             sasl_tls: free_port()?,
             sasl: free_port()?,
             controller: free_port()?,
@@ -101,6 +102,12 @@ impl Kafka {
     #[must_use]
     pub fn brokers_tls(&self) -> String {
         format!("localhost:{}", self.ports.tls)
+    }
+
+    /// Address with TLS where a client needs a certificate.
+    #[must_use]
+    pub fn brokers_mutual_tls(&self) -> String {
+        format!("localhost:{}", self.ports.mutual)
     }
 
     /// Address with TLS, by a name that is not in the certificate.
@@ -177,9 +184,15 @@ impl Kafka {
         let java = Java::start(self.folder.path(), args)?;
         // The plain listener opens last but for the log-in of clients.
         let listening = || {
-            [self.ports.plain, self.ports.tls, self.ports.sasl_tls, self.ports.sasl]
-                .iter()
-                .all(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok())
+            [
+                self.ports.plain,
+                self.ports.tls,
+                self.ports.mutual,
+                self.ports.sasl_tls,
+                self.ports.sasl,
+            ]
+            .iter()
+            .all(|port| TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok())
         };
         let start = Instant::now();
         while !listening() {
@@ -229,7 +242,7 @@ impl Kafka {
     }
 
     fn configuration(&self) -> String {
-        let Ports { plain, tls, sasl_tls, sasl, controller } = self.ports;
+        let Ports { plain, tls, mutual, sasl_tls, sasl, controller } = self.ports;
         let folder = self.folder.path().display();
         let own = self.folder.path().join("store");
         let store = self.options.log_dir.as_deref().unwrap_or(&own).display();
@@ -254,17 +267,18 @@ impl Kafka {
             "process.roles=broker,controller\nnode.id=1\n\
              controller.listener.names=CONTROLLER\n\
              controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-             listeners=PLAIN://127.0.0.1:{plain},TLS://127.0.0.1:{tls},SASL_TLS://127.0.0.1:{sasl_tls},\
+             listeners=PLAIN://127.0.0.1:{plain},TLS://127.0.0.1:{tls},MUTUAL://127.0.0.1:{mutual},SASL_TLS://127.0.0.1:{sasl_tls},\
              SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}\n\
              advertised.listeners=PLAIN://127.0.0.1:{plain},TLS://localhost:{tls},\
+             MUTUAL://localhost:{mutual},\
              SASL_TLS://localhost:{sasl_tls},SASL://127.0.0.1:{sasl}\n\
-             listener.security.protocol.map=PLAIN:PLAINTEXT,TLS:SSL,SASL_TLS:SASL_SSL,\
+             listener.security.protocol.map=PLAIN:PLAINTEXT,TLS:SSL,MUTUAL:SSL,SASL_TLS:SASL_SSL,\
              SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT\n\
              inter.broker.listener.name=PLAIN\n\
              log.dirs={store}\n\
              ssl.keystore.type=PEM\nssl.keystore.location={folder}/server.pem\n\
              ssl.truststore.type=PEM\nssl.truststore.location={folder}/ca.pem\n\
-             ssl.client.auth=requested\n\
+             listener.name.mutual.ssl.client.auth=required\n\
              sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER\n\
              {logins}\
              num.partitions=3\nauto.create.topics.enable=false\ndefault.replication.factor=1\n\
