@@ -35,6 +35,8 @@ pub(crate) async fn run(ui: Ui) -> anyhow::Result<ExitCode> {
         wasm_targets(),
         wrpc_patch(),
         mosquitto(),
+        pymodbus(),
+        socat(),
     ];
     let runs = checks.iter().all(|c| c.ok || c.needed_to != "run");
     if ui.json {
@@ -187,4 +189,25 @@ fn mosquitto() -> Check {
         format!("{version} ({})", path.display())
     });
     check("mosquitto", "test", found, "scripts/setup mosquitto")
+}
+
+/// In a virtual environment of its own, where set-up puts it.
+fn pymodbus() -> Check {
+    let python = find::tools().join("pymodbus/bin/python3");
+    let version = ["-c", "import pymodbus, serial; print('pymodbus', pymodbus.__version__)"];
+    let found = first_line(&python, &version).and_then(|line| match line.strip_prefix("pymodbus ") {
+        Some(_) => Ok(format!("{line} ({})", python.display())),
+        None => Err(format!("no pymodbus in {}", python.display())),
+    });
+    check("pymodbus", "test", found, "scripts/setup pymodbus")
+}
+
+fn socat() -> Check {
+    let found = Command::new("socat").arg("-V").output().map_err(|_| "no socat found".to_owned());
+    let found = found.map(|output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text.lines().find(|line| line.starts_with("socat version"));
+        version.unwrap_or("socat").to_owned()
+    });
+    check("socat", "test", found, "scripts/setup socat")
 }

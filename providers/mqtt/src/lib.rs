@@ -3,7 +3,8 @@
 //! **Source.** Subscribes and pushes each message into the kit's inlet. PUBACK
 //! (QoS 1) and PUBREC (QoS 2) are sent only when the message is safe
 //! downstream. Until then the broker holds it, so a crash of this process loses
-//! nothing at QoS 1 and 2. Back-pressure: with MQTT 5 the broker sends no more
+//! nothing at QoS 1 and 2. They are sent in the order in which the messages
+//! came, as the protocol wants it. Back-pressure: with MQTT 5 the broker sends no more
 //! than `receive-maximum` unacknowledged messages; where it cannot be told
 //! (3.1.1, and QoS 0) the socket is not read any more, which the broker notices
 //! as TCP back-pressure. A stall that is longer than one and a half
@@ -35,6 +36,7 @@
 //! connection state. It is young and kept by one person, which is why it stays
 //! behind the module `client`.
 
+mod awaiting;
 mod client;
 mod sink;
 mod source;

@@ -4,7 +4,7 @@
 //! lost connection into the next one: the connection's number (epoch) changes
 //! in the same task that sends acknowledgements, before it sends another.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use millrace_settings::mqtt::{SourceSettings, Version};
 use millrace_settings::{FieldError, Qos};
 
 use crate::KEY_PROPERTY;
+use crate::awaiting::Awaiting;
 use crate::client::{
     self, Answer, Client, Credentials, Events, Failure, Happened, Incoming, Options,
 };
@@ -79,9 +80,8 @@ impl Source for MqttSource {
                 settings: self.settings,
                 credentials: self.options.credentials,
                 epoch: 0,
-                awaiting: HashSet::new(),
+                awaiting: Awaiting::default(),
                 recorded: HashSet::new(),
-                unsent: VecDeque::new(),
                 subscribed: false,
                 answer: None,
                 was_connected: false,
@@ -110,13 +110,11 @@ struct Session {
     credentials: Credentials,
     /// Number of the connection.
     epoch: u64,
-    /// Packet identifiers taken on this connection and not yet acknowledged.
-    awaiting: HashSet<u16>,
+    /// Packets taken on this connection and not yet acknowledged.
+    awaiting: Awaiting,
     /// QoS 2 packet identifiers answered with PUBREC and not yet released, of
     /// the session: a packet repeated with one of them is not a new message.
     recorded: HashSet<u16>,
-    /// Acknowledgements for which the client's queue had no room.
-    unsent: VecDeque<Token>,
     /// Whether this process has subscribed in the broker's present session.
     subscribed: bool,
     /// Of a SUBSCRIBE under way.
@@ -163,7 +161,7 @@ impl Session {
             tokio::select! {
                 event = &mut next, if room => return Woken::Event(event),
                 tokens = self.inlet.settled() => {
-                    self.unsent.extend(tokens);
+                    self.safe(tokens);
                     self.send_acknowledgements();
                 }
                 Some(result) = answered(&mut self.answer) => self.on_subscribed(result),
@@ -189,7 +187,7 @@ impl Session {
                 self.recorded.insert(pkid);
                 // The library answers a repeated packet by itself: our own
                 // answer would be one too many.
-                self.awaiting.remove(&pkid);
+                self.awaiting.remove(pkid);
             }
             Happened::Released(pkid) => {
                 self.recorded.remove(&pkid);
@@ -242,7 +240,7 @@ impl Session {
             return;
         }
         let token = Token { epoch: self.epoch, qos: message.qos, pkid: message.pkid };
-        if message.qos != Qos::AtMostOnce && !self.awaiting.insert(message.pkid) {
+        if message.qos != Qos::AtMostOnce && !self.awaiting.insert(message.pkid, message.qos) {
             // Sent twice on one connection: one acknowledgement answers both.
             return;
         }
@@ -254,7 +252,7 @@ impl Session {
             self.link
                 .telemetry
                 .error(ErrorKind::Batch, format_args!("message on {topic} dropped: {error}"));
-            self.unsent.push_back(token);
+            self.safe([token]);
         }
     }
 
@@ -266,21 +264,23 @@ impl Session {
         self.link.retrying(format_args!("{}: {error}", self.settings.url));
     }
 
-    /// Acknowledges what is safe, as far as the client takes it. Tokens of an
-    /// earlier connection are dropped: the broker sends those messages again.
-    fn send_acknowledgements(&mut self) {
-        while let Some(token) = self.unsent.pop_front() {
-            if token.qos == Qos::AtMostOnce
-                || token.epoch != self.epoch
-                || !self.awaiting.contains(&token.pkid)
-            {
-                continue;
+    /// Notes what may be acknowledged. Tokens of an earlier connection are
+    /// dropped: the broker sends those messages again.
+    fn safe(&mut self, tokens: impl IntoIterator<Item = Token>) {
+        for token in tokens {
+            if token.qos != Qos::AtMostOnce && token.epoch == self.epoch {
+                self.awaiting.safe(token.pkid);
             }
-            if !self.client.acknowledge(token.qos, token.pkid) {
-                self.unsent.push_front(token);
+        }
+    }
+
+    /// Acknowledges what is safe and has its turn, as far as the client takes it.
+    fn send_acknowledgements(&mut self) {
+        while let Some((pkid, qos)) = self.awaiting.due() {
+            if !self.client.acknowledge(qos, pkid) {
                 return;
             }
-            self.awaiting.remove(&token.pkid);
+            self.awaiting.remove(pkid);
         }
     }
 
@@ -290,14 +290,15 @@ impl Session {
         self.inlet.flush();
         while !self.inlet.is_idle() {
             tokio::select! {
-                tokens = self.inlet.settled() => self.unsent.extend(tokens),
+                tokens = self.inlet.settled() => self.safe(tokens),
                 event = events.next() => match event {
                     Ok(Happened::Recorded(pkid)) => {
-                        self.awaiting.remove(&pkid);
+                        self.awaiting.remove(pkid);
                     }
                     Ok(_) => {}
                     Err(_) => {
                         self.epoch += 1;
+                        self.awaiting.clear();
                         tokio::time::sleep(self.backoff.next_pause()).await;
                     }
                 },
@@ -305,7 +306,7 @@ impl Session {
             self.send_acknowledgements();
         }
         let goodbye = async {
-            while !self.unsent.is_empty() && events.next().await.is_ok() {
+            while self.awaiting.due().is_some() && events.next().await.is_ok() {
                 self.send_acknowledgements();
             }
             self.client.disconnect();

@@ -17,7 +17,9 @@ pub mod edge;
 pub mod flat;
 pub mod kafka;
 pub mod kafka_values;
+pub mod modbus;
 pub mod mqtt;
+mod nested;
 pub mod registry;
 pub mod values;
 
@@ -29,7 +31,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A settings struct: flat, every field a scalar, described by its schema.
+/// A settings struct: its fields are scalars, lists or mappings, described by its schema.
 pub trait Settings: Serialize + DeserializeOwned + JsonSchema {
     /// Checks what concerns more than one field, after each field was found
     /// right by itself.

@@ -1,10 +1,12 @@
 //! The table of connectors: what lint, schema and documentation go through, so
 //! that a new connector is one entry here.
 
+use std::collections::BTreeSet;
+
 use schemars::{Schema, SchemaGenerator};
 
 use crate::flat::{self, FieldError, Flat};
-use crate::{Settings, edge, kafka, mqtt};
+use crate::{Settings, edge, kafka, modbus, mqtt};
 
 /// One connector.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +20,7 @@ pub struct Connector {
     /// Settings when it writes.
     pub sink: Kind,
     /// The setting that names this client to the outside. Two clients of one
-    /// `identity_scope` must not share it.
+    /// `identity_scope` must not share it. Empty when there is none.
     pub identity: &'static str,
     /// The setting within whose value `identity` must be unique.
     pub identity_scope: &'static str,
@@ -37,6 +39,8 @@ pub struct Kind {
     pub complete: fn(&Flat) -> Result<Flat, FieldError>,
     /// The names of the fields.
     pub fields: fn() -> &'static [&'static str],
+    /// The names of those that are lists or mappings.
+    pub structured: fn() -> BTreeSet<String>,
     /// JSON Schema of the settings.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
@@ -47,6 +51,7 @@ impl Kind {
             check: |map| flat::check_flat::<T>(map, &[]),
             complete: |map| flat::to_flat(&flat::from_flat::<T, _>(map, &[])?),
             fields: flat::field_names::<T>,
+            structured: flat::structured_names::<T>,
             schema: |generator| generator.subschema_for::<T>(),
         }
     }
@@ -59,8 +64,18 @@ pub const CONNECTORS: &[Connector] = &[
         title: "Kafka cluster",
         source: Kind::of::<kafka::SourceSettings>(),
         sink: Kind::of::<kafka::SinkSettings>(),
-        identity: "client-id",
-        identity_scope: "brokers",
+        // Clients may share a client identifier, and are meant to share a group.
+        identity: "",
+        identity_scope: "",
+    },
+    Connector {
+        name: "modbus",
+        title: "Modbus devices",
+        source: Kind::of::<modbus::SourceSettings>(),
+        sink: Kind::of::<modbus::SinkSettings>(),
+        // A Modbus client has no name.
+        identity: "",
+        identity_scope: "",
     },
     Connector {
         name: "mqtt",

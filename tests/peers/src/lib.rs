@@ -10,12 +10,14 @@
 
 mod kafka;
 mod kafka_certificates;
+mod modbus;
 mod mosquitto;
 mod nats;
 mod process;
 
 pub use kafka::{KAFKA_USER, Kafka, KafkaOptions};
 pub use kafka_certificates::Certificates;
+pub use modbus::{ModbusSlave, SerialPair, SlaveMode, SlaveUnit};
 pub use mosquitto::Mosquitto;
 pub use nats::{NatsOptions, NatsServer};
 

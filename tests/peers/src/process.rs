@@ -41,11 +41,13 @@ impl Program {
     }
 }
 
-/// The folder into which set-up puts tools.
+/// The folder into which set-up puts tools (as scripts/common.sh has it).
 pub(crate) fn tools() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    Some(cache.join("millrace").join("tools"))
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cache = set("MILLRACE_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("millrace")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache/millrace")))?;
+    Some(cache.join("tools"))
 }
 
 /// A running server. Killed when dropped.
@@ -62,6 +64,17 @@ impl Running {
         log: &Path,
         port: u16,
     ) -> Result<Self, PeerError> {
+        let listens = || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+        Self::start_until(program, args, log, listens)
+    }
+
+    /// Starts a program and waits until `ready`: for one that does not listen.
+    pub(crate) fn start_until<A: AsRef<OsStr>>(
+        program: &Program,
+        args: impl IntoIterator<Item = A>,
+        log: &Path,
+        ready: impl Fn() -> bool,
+    ) -> Result<Self, PeerError> {
         let output = File::options().create(true).append(true).open(log)?;
         let child = Command::new(program.find()?)
             .args(args)
@@ -70,23 +83,23 @@ impl Running {
             .stderr(output)
             .spawn()?;
         let mut running = Self { child };
-        running.wait_until_it_listens(program, log, port)?;
+        running.wait_until(program, log, ready)?;
         Ok(running)
     }
 
-    fn wait_until_it_listens(
+    fn wait_until(
         &mut self,
         program: &Program,
         log: &Path,
-        port: u16,
+        ready: impl Fn() -> bool,
     ) -> Result<(), PeerError> {
         let start = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        while !ready() {
             let ended = self.child.try_wait()?;
             if ended.is_some() || start.elapsed() > PATIENCE {
                 let said = std::fs::read_to_string(log).unwrap_or_default();
                 let reason =
-                    ended.map_or_else(|| "does not listen".to_owned(), |status| status.to_string());
+                    ended.map_or_else(|| "is not ready".to_owned(), |status| status.to_string());
                 return Err(PeerError::NotStarted {
                     program: program.name,
                     reason: format!("{reason}\n{said}"),
