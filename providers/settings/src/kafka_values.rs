@@ -81,21 +81,22 @@ impl<'de> de::Visitor<'de> for Items {
 /// The items of a list as it is written in one string: separated by commas, or
 /// a JSON list.
 fn items(text: &str) -> Result<Vec<String>, ValueError> {
-    let items: Vec<String> = if text.trim_start().starts_with('[') {
-        let list: Vec<serde_json::Value> = match serde_json::from_str(text) {
-            Ok(list) => list,
-            Err(_) => return refuse("must be text, or a list of texts"),
-        };
-        list.into_iter()
+    // What is no JSON may still be an IPv6 address in brackets.
+    let list: Option<Vec<serde_json::Value>> = serde_json::from_str(text).ok();
+    let items: Vec<String> = match list {
+        Some(list) => list
+            .into_iter()
             .map(|item| match item {
                 serde_json::Value::String(text) => Ok(text.trim().to_owned()),
                 serde_json::Value::Number(number) => Ok(number.to_string()),
                 _ => refuse("must be a list of texts"),
             })
-            .collect::<Result<_, _>>()?
-    } else {
-        text.split(',').map(|item| item.trim().to_owned()).collect()
+            .collect::<Result<_, _>>()?,
+        None => text.split(',').map(|item| item.trim().to_owned()).collect(),
     };
+    if items.is_empty() {
+        return refuse("must name at least one");
+    }
     if items.len() > LIST_MAX {
         return refuse(format!("must name at most {LIST_MAX}"));
     }

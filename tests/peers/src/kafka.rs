@@ -294,13 +294,14 @@ impl Kafka {
 
 /// Java with Kafka's classes, small and quick to start.
 fn java() -> Result<Command, PeerError> {
-    let jars = tools().map(|tools| tools.join("kafka")).filter(|jars| jars.is_dir()).ok_or(
-        PeerError::Missing {
+    let jars = tools()
+        .map(|tools| tools.join("kafka"))
+        .filter(|jars| jars.join("pom.xml").is_file())
+        .ok_or(PeerError::Missing {
             program: "kafka",
             variable: "XDG_CACHE_HOME",
             install: "scripts/setup kafka",
-        },
-    )?;
+        })?;
     let mut command = Command::new(JAVA.find()?);
     command.args(["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]);
     command.arg("-cp").arg(jars.join("*"));
