@@ -32,11 +32,13 @@ pub(crate) async fn run(ui: Ui) -> anyhow::Result<ExitCode> {
         memory_limits(),
         rust(),
         c_compiler(),
+        librdkafka(),
         wasm_targets(),
         wrpc_patch(),
         mosquitto(),
         pymodbus(),
         socat(),
+        kafka(),
     ];
     let runs = checks.iter().all(|c| c.ok || c.needed_to != "run");
     if ui.json {
@@ -159,6 +161,20 @@ fn c_compiler() -> Check {
     check("c-compiler", "build", found, "apt-get install gcc libc6-dev make patch")
 }
 
+/// What the Kafka connector's library is built with.
+fn librdkafka() -> Check {
+    let version = |library| {
+        first_line("pkg-config", &["--modversion", library]).and_then(|line| {
+            let known = line.starts_with(|c: char| c.is_ascii_digit());
+            if known { Ok(line) } else { Err(format!("no {library} to build with found")) }
+        })
+    };
+    let found = first_line("c++", &["--version"])
+        .and_then(|_| Ok((version("openssl")?, version("zlib")?)))
+        .map(|(openssl, zlib)| format!("OpenSSL {openssl}, zlib {zlib}"));
+    check("librdkafka", "build", found, "apt-get install g++ pkg-config libssl-dev zlib1g-dev")
+}
+
 /// The set-up step leaves behind which toolchain it found or made.
 fn wasm_targets() -> Check {
     let installed = || {
@@ -195,10 +211,11 @@ fn mosquitto() -> Check {
 fn pymodbus() -> Check {
     let python = find::tools().join("pymodbus/bin/python3");
     let version = ["-c", "import pymodbus, serial; print('pymodbus', pymodbus.__version__)"];
-    let found = first_line(&python, &version).and_then(|line| match line.strip_prefix("pymodbus ") {
-        Some(_) => Ok(format!("{line} ({})", python.display())),
-        None => Err(format!("no pymodbus in {}", python.display())),
-    });
+    let found =
+        first_line(&python, &version).and_then(|line| match line.strip_prefix("pymodbus ") {
+            Some(_) => Ok(format!("{line} ({})", python.display())),
+            None => Err(format!("no pymodbus in {}", python.display())),
+        });
     check("pymodbus", "test", found, "scripts/setup pymodbus")
 }
 
@@ -210,4 +227,17 @@ fn socat() -> Check {
         version.unwrap_or("socat").to_owned()
     });
     check("socat", "test", found, "scripts/setup socat")
+}
+
+/// Set-up puts the archives of Java there, and last the list they were taken by.
+fn kafka() -> Check {
+    let jars = find::tools().join("kafka");
+    let found = first_line("java", &["-version"]).and_then(|java| {
+        if jars.join("pom.xml").is_file() {
+            Ok(format!("{} ({java})", jars.display()))
+        } else {
+            Err(format!("no Kafka in {}", jars.display()))
+        }
+    });
+    check("kafka", "test", found, "scripts/setup kafka")
 }

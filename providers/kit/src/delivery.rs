@@ -295,14 +295,20 @@ impl Delivery {
         let letter = dead::letter(&piece.batch, names, fault.kind, piece.attempts, &fault.text)
             // The message does not fit with its new headers: keep it without.
             .unwrap_or_else(|_| piece.batch.body().clone());
+        self.keep(letter, piece.batch.messages() as u64).await;
+    }
+
+    /// Writes dead letters, for as long as it takes: for a source that has a
+    /// message which no batch can carry. `messages` are counted.
+    pub async fn keep(&self, letters: Bytes, messages: u64) {
         let mut backoff = Backoff::new(self.policy.backoff_min, self.policy.backoff_max);
-        while let Err(error) = self.dead.accept(letter.clone()).await {
+        while let Err(error) = self.dead.accept(letters.clone()).await {
             self.link
                 .telemetry
                 .error(crate::answer::ErrorKind::Downstream, format_args!("dead letter: {error}"));
             backoff.wait().await;
         }
-        self.link.telemetry.buried(piece.batch.messages() as u64);
+        self.link.telemetry.buried(messages);
     }
 }
 

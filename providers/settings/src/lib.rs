@@ -15,6 +15,8 @@
 pub mod delivery;
 pub mod edge;
 pub mod flat;
+pub mod kafka;
+pub mod kafka_values;
 pub mod modbus;
 pub mod mqtt;
 mod nested;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use schemars::{Schema, SchemaGenerator};
 
 use crate::flat::{self, FieldError, Flat};
-use crate::{Settings, edge, modbus, mqtt};
+use crate::{Settings, edge, kafka, modbus, mqtt};
 
 /// One connector.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +59,15 @@ impl Kind {
 
 /// Every connector there is, by name.
 pub const CONNECTORS: &[Connector] = &[
+    Connector {
+        name: "kafka",
+        title: "Kafka cluster",
+        source: Kind::of::<kafka::SourceSettings>(),
+        sink: Kind::of::<kafka::SinkSettings>(),
+        // Clients may share a client identifier, and are meant to share a group.
+        identity: "",
+        identity_scope: "",
+    },
     Connector {
         name: "modbus",
         title: "Modbus devices",

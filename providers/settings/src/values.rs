@@ -22,7 +22,7 @@ const MQTT_STRING_MAX: usize = 65_535;
 #[error("{0}")]
 pub struct ValueError(String);
 
-fn refuse<T>(message: impl Into<String>) -> Result<T, ValueError> {
+pub(crate) fn refuse<T>(message: impl Into<String>) -> Result<T, ValueError> {
     Err(ValueError(message.into()))
 }
 

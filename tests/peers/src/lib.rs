@@ -8,11 +8,15 @@
 //! A missing program is an error that says how to install it: a test that
 //! skips itself is a test that does not exist.
 
+mod kafka;
+mod kafka_certificates;
 mod modbus;
 mod mosquitto;
 mod nats;
 mod process;
 
+pub use kafka::{KAFKA_USER, Kafka, KafkaOptions};
+pub use kafka_certificates::Certificates;
 pub use modbus::{ModbusSlave, SerialPair, SlaveMode, SlaveUnit};
 pub use mosquitto::Mosquitto;
 pub use nats::{NatsOptions, NatsServer};

@@ -42,7 +42,7 @@ impl Program {
 }
 
 /// The folder into which set-up puts tools (as scripts/common.sh has it).
-fn tools() -> Option<PathBuf> {
+pub(crate) fn tools() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let cache = set("MILLRACE_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("millrace")))
