@@ -15,6 +15,7 @@
 pub mod delivery;
 pub mod edge;
 pub mod flat;
+pub mod gpio;
 pub mod mqtt;
 pub mod registry;
 pub mod values;

@@ -4,7 +4,7 @@
 use schemars::{Schema, SchemaGenerator};
 
 use crate::flat::{self, FieldError, Flat};
-use crate::{Settings, edge, mqtt};
+use crate::{Settings, edge, gpio, mqtt};
 
 /// One connector.
 #[derive(Debug, Clone, Copy)]
@@ -18,9 +18,10 @@ pub struct Connector {
     /// Settings when it writes.
     pub sink: Kind,
     /// The setting that names this client to the outside. Two clients of one
-    /// `identity_scope` must not share it.
+    /// `identity_scope` must not share it. Empty when there is none.
     pub identity: &'static str,
-    /// The setting within whose value `identity` must be unique.
+    /// The setting within whose value `identity` must be unique. Empty when
+    /// there is none.
     pub identity_scope: &'static str,
 }
 
@@ -53,14 +54,26 @@ impl Kind {
 }
 
 /// Every connector there is, by name.
-pub const CONNECTORS: &[Connector] = &[Connector {
-    name: "mqtt",
-    title: "MQTT broker",
-    source: Kind::of::<mqtt::SourceSettings>(),
-    sink: Kind::of::<mqtt::SinkSettings>(),
-    identity: "client-id",
-    identity_scope: "url",
-}];
+pub const CONNECTORS: &[Connector] = &[
+    Connector {
+        name: "mqtt",
+        title: "MQTT broker",
+        source: Kind::of::<mqtt::SourceSettings>(),
+        sink: Kind::of::<mqtt::SinkSettings>(),
+        identity: "client-id",
+        identity_scope: "url",
+    },
+    // Two links that want one line are told apart by the kernel: the second
+    // is refused, and its status says who has the line.
+    Connector {
+        name: "gpio",
+        title: "GPIO lines",
+        source: Kind::of::<gpio::SourceSettings>(),
+        sink: Kind::of::<gpio::SinkSettings>(),
+        identity: "",
+        identity_scope: "",
+    },
+];
 
 /// The settings of durable edges.
 pub const EDGE: Kind = Kind::of::<edge::EdgeSettings>();
