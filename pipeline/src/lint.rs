@@ -562,7 +562,7 @@ fn check_settings(
 }
 
 fn setting_issue(error: &FieldError, path: &Path, names: &[&str]) -> Issue {
-    let at = path.key(&error.field);
+    let at = path.way(&error.field);
     match error.kind {
         FieldErrorKind::Missing => {
             let message = format!("`{}` is missing", error.field);
@@ -571,12 +571,13 @@ fn setting_issue(error: &FieldError, path: &Path, names: &[&str]) -> Issue {
         }
         FieldErrorKind::Unknown => {
             let message = format!("there is no setting {} here", quoted(&error.field));
-            Issue::error("unknown-field", at, Part::Key, message).mend(
-                match guess(&error.field, names.iter().copied()) {
-                    Some(meant) => format!("did you mean `{meant}`?"),
-                    None => format!("known here: {}", list(names)),
-                },
-            )
+            let inside = error.field.contains('.');
+            let mend = match guess(&error.field, names.iter().copied()) {
+                _ if inside => format!("it {}", error.message),
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("known here: {}", list(names)),
+            };
+            Issue::error("unknown-field", at, Part::Key, message).mend(mend)
         }
         FieldErrorKind::Invalid => {
             let value = error.value.as_deref().map(quoted).unwrap_or_default();

@@ -28,6 +28,14 @@ impl Path {
         self.with(Segment::Index(index))
     }
 
+    /// A way with dots inside this field, as a settings' error has it; numbers are places in lists.
+    pub(crate) fn way(&self, way: &str) -> Self {
+        way.split('.').fold(self.clone(), |path, part| match part.parse() {
+            Ok(index) => path.index(index),
+            Err(_) => path.key(part),
+        })
+    }
+
     fn with(&self, segment: Segment) -> Self {
         let mut segments = self.0.clone();
         segments.push(segment);

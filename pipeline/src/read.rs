@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::str::FromStr;
 
+use millrace_settings::registry;
+
 use crate::finding::Issue;
 use crate::locate::{Part, Path, quoted};
 use crate::model::{
@@ -274,8 +276,9 @@ impl Reader {
             return None;
         };
         let fields = self.unique(entries, path);
+        let own = fields.entries.iter().filter(|e| e.key != "delivery");
         Some(Durable {
-            settings: self.settings(fields.entries.iter().filter(|e| e.key != "delivery"), path),
+            settings: self.settings(own, path, &registry::EDGE),
             delivery: self.delivery(&fields, path),
         })
     }
@@ -329,7 +332,7 @@ impl Reader {
         };
         SourceBinding {
             connector: connector.map(|e| e.key.clone()).unwrap_or_default(),
-            settings: self.connector_settings(connector, path),
+            settings: self.connector_settings(connector, path, |c| &c.source),
             delivery: self.delivery(&fields, path),
         }
     }
@@ -340,7 +343,7 @@ impl Reader {
         };
         SinkBinding {
             connector: connector.map(|e| e.key.clone()).unwrap_or_default(),
-            settings: self.connector_settings(connector, path),
+            settings: self.connector_settings(connector, path, |c| &c.sink),
         }
     }
 
@@ -352,8 +355,7 @@ impl Reader {
         path: &Path,
         also: &[&str],
     ) -> Option<(Fields<'t>, Option<&'t Entry>)> {
-        let connectors =
-            millrace_settings::registry::CONNECTORS.iter().map(|connector| connector.name);
+        let connectors = registry::CONNECTORS.iter().map(|connector| connector.name);
         let known: Vec<&str> = connectors.clone().chain(also.iter().copied()).collect();
         let fields = self.known_fields(&entry.value, path, &known)?;
         let mut named = fields.entries.iter().filter(|field| !also.contains(&field.key.as_str()));
@@ -381,15 +383,17 @@ impl Reader {
         &mut self,
         connector: Option<&Entry>,
         path: &Path,
+        side: fn(&registry::Connector) -> &registry::Kind,
     ) -> BTreeMap<String, String> {
         let Some(entry) = connector else { return BTreeMap::new() };
+        let Some(known) = registry::connector(&entry.key) else { return BTreeMap::new() };
         let path = path.key(&entry.key);
         let Value::Map(entries) = &entry.value.value else {
             self.wrong_type(&entry.value, &path, "a mapping of settings");
             return BTreeMap::new();
         };
         let fields = self.unique(entries, &path);
-        self.settings(fields.entries.iter(), &path)
+        self.settings(fields.entries.iter(), &path, side(known))
     }
 
     fn delivery(&mut self, fields: &Fields<'_>, path: &Path) -> BTreeMap<String, String> {
@@ -400,21 +404,49 @@ impl Reader {
             return BTreeMap::new();
         };
         let fields = self.unique(entries, &path);
-        self.settings(fields.entries.iter(), &path)
+        self.settings(fields.entries.iter(), &path, &registry::DELIVERY)
     }
 
-    /// Settings are single values; which and in what range is the connector's
-    /// matter.
+    /// Settings, each as its text, or as JSON where it is a list or a mapping;
+    /// which and in what range is the connector's matter.
     fn settings<'t>(
         &mut self,
         entries: impl Iterator<Item = &'t &'t Entry>,
         path: &Path,
+        kind: &registry::Kind,
     ) -> BTreeMap<String, String> {
+        let structured = (kind.structured)();
         entries
             .filter_map(|entry| {
-                Some((entry.key.clone(), self.text(&entry.value, &path.key(&entry.key))?))
+                let path = path.key(&entry.key);
+                let inside = matches!(entry.value.value, Value::List(_) | Value::Map(_));
+                let text = match inside && structured.contains(&entry.key) {
+                    true => self.structure(&entry.value, &path).to_string(),
+                    false => self.text(&entry.value, &path)?,
+                };
+                Some((entry.key.clone(), text))
             })
             .collect()
+    }
+
+    /// A list or mapping as JSON, its scalars as text: what they mean depends
+    /// on the field.
+    fn structure(&mut self, node: &Node, path: &Path) -> serde_json::Value {
+        match &node.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Scalar(text) => text.clone().into(),
+            Value::List(items) => items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| self.structure(item, &path.index(index)))
+                .collect(),
+            Value::Map(entries) => {
+                let unique = self.unique(entries, path).entries;
+                let field =
+                    |e: &&Entry| (e.key.clone(), self.structure(&e.value, &path.key(&e.key)));
+                unique.iter().map(field).collect()
+            }
+        }
     }
 
     fn component(&mut self, entry: &Entry, path: &Path) -> Component {

@@ -8,11 +8,13 @@
 )]
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use millrace_platform::find;
-use millrace_tests::{ALERTS, Machine, Plant, millrace};
+use millrace_tests::{ALERTS, LATTICE, Machine, Plant, hot, millrace};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_loses_nothing_and_leaves_nothing_behind() {
@@ -35,6 +37,61 @@ async fn the_demo_loses_nothing_and_leaves_nothing_behind() {
     assert!(left.is_empty(), "files left behind: {left:?}");
     let left = processes_with(folder.path());
     assert!(left.is_empty(), "processes left behind: {left:?}");
+}
+
+/// Ended by Ctrl-C under load: what was taken is finished or comes again, nothing is left running, and the pipeline
+/// goes on at the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_platform_that_is_ended_and_started_again_loses_nothing() {
+    let plant = Plant::start().await;
+    let alerts = plant.collect("plant/alerts").await;
+    let mut machine = Machine::connect(&plant);
+    let data = tempfile::tempdir().unwrap();
+    let port = millrace_peers::free_port().unwrap();
+
+    let up = start_up(port, data.path());
+    let url = format!("nats://127.0.0.1:{port}");
+    let file = plant.define("alerts.yaml", ALERTS);
+    let deployed = millrace(&url, &["pipeline", "deploy", file.to_str().unwrap()]).await;
+    assert_eq!(deployed.code, 0, "{deployed:?}");
+    let end = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        end_up(up).await
+    };
+    let (ended, ()) = tokio::join!(end, machine.readings(0..1500, 500));
+    assert!(ended.success(), "{ended:?}");
+    let left = processes_with(data.path());
+    assert!(left.is_empty(), "processes left behind: {left:?}");
+
+    let up = start_up(port, data.path());
+    machine.readings(1500..2000, 500).await;
+    machine.acknowledged().await;
+    alerts.wait_for(&hot(0..2000), Duration::from_secs(60)).await;
+    assert_eq!(alerts.seqs(), hot(0..2000));
+    println!("2000 readings in, 1000 alerts out, {} duplicates", alerts.duplicates());
+    assert!(end_up(up).await.success());
+    plant.stop().await;
+}
+
+/// `millrace up`, ready.
+fn start_up(port: u16, data: &Path) -> Child {
+    let mut up = Command::new(find::home().join("bin/millrace"))
+        .args(["up", "--json", "--lattice", LATTICE, "--nats-port", &port.to_string(), "--data"])
+        .arg(data)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(up.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(!line.is_empty(), "`millrace up` ended");
+    up
+}
+
+/// Sends what Ctrl-C sends, and waits for the end.
+async fn end_up(mut up: Child) -> ExitStatus {
+    let pid = rustix::process::Pid::from_child(&up);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    tokio::task::spawn_blocking(move || up.wait().unwrap()).await.unwrap()
 }
 
 /// Command lines of processes that mention the folder.

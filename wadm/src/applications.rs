@@ -139,13 +139,17 @@ impl Applications {
     ///
     /// wadm does not answer, or knows no such application.
     pub async fn status(&self, name: &str) -> Result<PipelineStatus, WadmError> {
+        // wadm answers "undeployed" for any name at all; its list of versions alone says whether it knows one.
+        let versions = self.versions(name).await?;
+        if versions.is_empty() {
+            return Err(self.not_found(name));
+        }
         let wadm = self
             .wadm
             .get_manifest_status(name)
             .await
             .map_err(|e| self.error("tell the status of", name, e))?;
-        let deployed =
-            self.versions(name).await?.into_iter().find(|v| v.deployed).map(|v| v.version);
+        let deployed = versions.into_iter().find(|v| v.deployed).map(|v| v.version);
         let wanted = match &deployed {
             Some(version) => self.wadm.get_manifest(name, Some(version)).await.ok(),
             None => None,

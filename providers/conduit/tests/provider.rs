@@ -245,6 +245,18 @@ async fn a_provider_lives_as_its_host_wants_it() {
     let letter = dead.get_raw_message(2).await.unwrap();
     assert_eq!(letter.subject.as_str(), "millrace.default.line.dead.first");
 
+    // Somebody deletes the stream while somebody taps it, which makes a publish into nothing silent: refused once,
+    // and kept when the stage asks again.
+    let _tap = nats.subscribe("millrace.default.line.dead.>").await.unwrap();
+    js.delete_stream(dead_stream("default", "line")).await.unwrap();
+    let lost = publish(&nats, "line.dead.first", batch("d/dead/first", &["unkept"])).await;
+    assert!(lost.is_err(), "said to be kept: {lost:?}");
+    publish(&nats, "line.dead.first", batch("d/dead/first", &["unkept"])).await.unwrap();
+    let dead = js.get_stream(dead_stream("default", "line")).await.unwrap();
+    let kept = dead.get_raw_message(1).await.unwrap();
+    let letter = Batch::parse(&kept.payload).unwrap();
+    assert_eq!(letter.messages().next().unwrap().payload, b"unkept");
+
     // Health, and who is not linked.
     let health = nats.request(health_subject("default", PROVIDER), Bytes::new()).await.unwrap();
     let health: HealthCheckResponse = serde_json::from_slice(&health.payload).unwrap();

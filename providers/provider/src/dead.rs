@@ -25,6 +25,9 @@ const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// the conduit's limit.
 const TIMEOUT: Duration = Duration::from_millis(3_500);
 
+/// How long the stream is looked for after a publish that nobody answered.
+const MAKE_AFTER_SILENCE: Duration = Duration::from_millis(300);
+
 /// The dead letters of one stage.
 #[derive(Debug, Clone)]
 pub struct JetStreamDead {
@@ -59,6 +62,12 @@ impl JetStreamDead {
             Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
                 self.make_stream().await?;
                 self.publish(&letters).await
+            }
+            // Where somebody listens (a tap), a stream that is gone shows as silence. The stage asks again, and finds
+            // it made.
+            Err(error) if error.kind() == PublishErrorKind::TimedOut => {
+                let _ = tokio::time::timeout(MAKE_AFTER_SILENCE, self.make_stream()).await;
+                Err(error)
             }
             result => result,
         }

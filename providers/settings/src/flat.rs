@@ -3,8 +3,12 @@
 //! A link's configuration in the lattice is a map of strings and nothing else.
 //! These functions go through serde, so that the fields, defaults and bounds
 //! are those of the struct, and an error names the field it is about.
+//!
+//! A field that is a list or a mapping (the fields of a Modbus device, say) is
+//! one value: its JSON text. An error inside one names the way to it with dots:
+//! `fields.level.address`, `lines.2.offset`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -13,6 +17,10 @@ use serde::de::{
 };
 
 use crate::Settings;
+use crate::nested::{Nested, remove};
+
+/// Most errors that one look at settings gives.
+const ERRORS_MAX: usize = 100;
 
 /// How much of a wrong value an error repeats, in characters.
 const VALUE_SHOWN: usize = 100;
@@ -103,7 +111,7 @@ fn shown(value: &str) -> String {
 ///
 /// # Errors
 ///
-/// When a field is not a scalar, which no settings struct of this crate has.
+/// When the settings are not a struct, which none of this crate is.
 pub fn to_flat<T: Serialize>(settings: &T) -> Result<BTreeMap<String, String>, FieldError> {
     let value = serde_json::to_value(settings).map_err(|e| whole(e.to_string()))?;
     let serde_json::Value::Object(fields) = value else {
@@ -116,9 +124,7 @@ pub fn to_flat<T: Serialize>(settings: &T) -> Result<BTreeMap<String, String>, F
             serde_json::Value::Bool(b) => b.to_string(),
             serde_json::Value::Number(n) => n.to_string(),
             serde_json::Value::String(s) => s,
-            nested => {
-                return Err(FieldError::invalid(&field, &nested.to_string(), "is not a scalar"));
-            }
+            nested => nested.to_string(),
         };
         flat.insert(field, text);
     }
@@ -157,14 +163,22 @@ pub fn check_flat<T: Settings>(map: &BTreeMap<String, String>, also: &[&str]) ->
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
     let mut errors = missing::<T>(&rest);
+    let mut taken_out = BTreeSet::new();
     // Each turn takes out the field it found wrong, so it ends.
     while let Err(error) = from_flat::<T, _>(&rest, &[]) {
-        let removed = rest.remove(&error.field).is_some();
-        if error.kind == FieldErrorKind::Missing {
-            break;
+        let around = error.field.rsplit_once('.').map(|(around, _)| around);
+        let way = match (error.kind, around) {
+            // Those at the top are all known already.
+            (FieldErrorKind::Missing, None) => break,
+            (FieldErrorKind::Missing, Some(around)) => around,
+            _ => &error.field,
+        };
+        let removed = remove(&mut rest, way);
+        // One that is missing because an earlier turn took it out has been told.
+        if taken_out.insert(error.field.clone()) {
+            errors.push(error);
         }
-        errors.push(error);
-        if !removed {
+        if !removed || errors.len() >= ERRORS_MAX {
             break;
         }
     }
@@ -202,6 +216,37 @@ where
         .collect()
 }
 
+/// The names of the fields that are lists or mappings.
+#[must_use]
+pub fn structured_names<T: Settings>() -> BTreeSet<String> {
+    let schema = schemars::schema_for!(T).to_value();
+    let properties = schema.get("properties").and_then(|p| p.as_object()).into_iter().flatten();
+    properties
+        .filter(|(_, field)| is_structured(field, &schema))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// Whether a schema allows lists or mappings: by its type, behind a reference,
+/// or as one of several choices.
+fn is_structured(field: &serde_json::Value, root: &serde_json::Value) -> bool {
+    let is = |name: &serde_json::Value| matches!(name.as_str(), Some("array" | "object"));
+    let by_type = match field.get("type") {
+        Some(serde_json::Value::Array(types)) => types.iter().any(is),
+        Some(name) => is(name),
+        None => false,
+    };
+    let referred = || {
+        let pointer = field.get("$ref")?.as_str()?.strip_prefix('#')?;
+        root.pointer(pointer).map(|target| is_structured(target, root))
+    };
+    let choices =
+        ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| field.get(key)?.as_array());
+    by_type
+        || referred().unwrap_or(false)
+        || choices.flatten().any(|choice| is_structured(choice, root))
+}
+
 /// The names of a settings struct's fields, as the author writes them.
 #[must_use]
 pub fn field_names<T: Settings>() -> &'static [&'static str] {
@@ -218,7 +263,21 @@ fn whole(message: String) -> FieldError {
 
 /// serde's error, with the field kept apart from the text.
 #[derive(Debug)]
-struct Error(FieldError);
+pub(crate) struct Error(pub(crate) FieldError);
+
+impl Error {
+    /// The same error, known to be within `part`, whose value is `value`.
+    pub(crate) fn within(self, part: &str, value: &str) -> Self {
+        let Self(mut error) = self;
+        if error.field.is_empty() && error.kind == FieldErrorKind::Invalid && error.value.is_none()
+        {
+            return Self(FieldError::invalid(part, value, error.message));
+        }
+        let dot = if error.field.is_empty() { "" } else { "." };
+        error.field.insert_str(0, &format!("{part}{dot}"));
+        Self(error)
+    }
+}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -289,13 +348,26 @@ impl<'de, 'a, I: Iterator<Item = (&'a str, &'a str)>> MapAccess<'de> for Entries
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
         let (field, value) = self.current.unwrap_or_default();
-        seed.deserialize(Scalar(value))
-            .map_err(|Error(error)| Error(FieldError::invalid(field, value, error.message)))
+        seed.deserialize(Scalar(value)).map_err(|error| error.within(field, value))
     }
 }
 
 /// One value: a string that becomes whatever type the field asks for.
-struct Scalar<'a>(&'a str);
+pub(crate) struct Scalar<'a>(pub(crate) &'a str);
+
+/// Reads the text as JSON for a field that is a list or a mapping.
+macro_rules! structured {
+    ($($method:ident($($name:ident: $type:ty),*);)*) => {$(
+        fn $method<V: Visitor<'de>>(self, $($name: $type,)* visitor: V) -> Result<V::Value, Error> {
+            let value: serde_json::Value =
+                serde_json::from_str(self.0).map_err(|_| de::Error::custom(NOT_STRUCTURED))?;
+            Nested(&value).$method($($name,)* visitor)
+        }
+    )*};
+}
+
+/// What a value is that has to be a list or a mapping and is neither.
+const NOT_STRUCTURED: &str = "must be a list or a mapping, not a single value";
 
 /// Reads a number or truth value from the text and gives it to the visitor.
 macro_rules! parsed {
@@ -323,6 +395,12 @@ impl<'de> de::Deserializer<'de> for Scalar<'_> {
         deserialize_f64 visit_f64 f64, "must be a number";
     }
 
+    structured! {
+        deserialize_seq();
+        deserialize_map();
+        deserialize_struct(name: &'static str, fields: &'static [&'static str]);
+    }
+
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_some(self)
     }
@@ -347,7 +425,7 @@ impl<'de> de::Deserializer<'de> for Scalar<'_> {
 
     serde::forward_to_deserialize_any! {
         i8 i16 i32 i128 u8 u16 u32 u128 f32 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct identifier ignored_any
+        tuple tuple_struct identifier ignored_any
     }
 }
 

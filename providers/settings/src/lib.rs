@@ -17,6 +17,7 @@ pub mod edge;
 pub mod flat;
 pub mod gpio;
 pub mod mqtt;
+mod nested;
 pub mod registry;
 pub mod values;
 
@@ -28,7 +29,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A settings struct: flat, every field a scalar, described by its schema.
+/// A settings struct: its fields are scalars, lists or mappings, described by its schema.
 pub trait Settings: Serialize + DeserializeOwned + JsonSchema {
     /// Checks what concerns more than one field, after each field was found
     /// right by itself.

@@ -1,6 +1,8 @@
 //! The table of connectors: what lint, schema and documentation go through, so
 //! that a new connector is one entry here.
 
+use std::collections::BTreeSet;
+
 use schemars::{Schema, SchemaGenerator};
 
 use crate::flat::{self, FieldError, Flat};
@@ -38,6 +40,8 @@ pub struct Kind {
     pub complete: fn(&Flat) -> Result<Flat, FieldError>,
     /// The names of the fields.
     pub fields: fn() -> &'static [&'static str],
+    /// The names of those that are lists or mappings.
+    pub structured: fn() -> BTreeSet<String>,
     /// JSON Schema of the settings.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
@@ -48,6 +52,7 @@ impl Kind {
             check: |map| flat::check_flat::<T>(map, &[]),
             complete: |map| flat::to_flat(&flat::from_flat::<T, _>(map, &[])?),
             fields: flat::field_names::<T>,
+            structured: flat::structured_names::<T>,
             schema: |generator| generator.subschema_for::<T>(),
         }
     }

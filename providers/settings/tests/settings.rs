@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use millrace_settings::edge::{self, EdgeSettings};
+use millrace_settings::flat;
 use millrace_settings::flat::{FieldErrorKind, check_flat, field_names, from_flat, to_flat};
 use millrace_settings::mqtt::{SinkSettings, SourceSettings, Version};
 use millrace_settings::{
@@ -385,5 +386,77 @@ proptest! {
             }
         }
         let _ = edge::from_link(&map, &[]);
+    }
+}
+
+/// Settings with things inside, as a Modbus device has.
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Device {
+    unit: Count<1, 247>,
+    fields: BTreeMap<String, Field>,
+    #[serde(default)]
+    names: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Field {
+    address: Count<0, 65_535>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scale: Option<f64>,
+    #[serde(default)]
+    signed: bool,
+    pause: Option<Duration<1, 1_000>>,
+}
+
+impl Settings for Device {}
+
+#[test]
+fn lists_and_mappings_are_one_value_of_the_flat_map() {
+    let text = r#"{"level":{"address":"7","scale":"0.5","pause":"10ms"},"pump":{"address":8,"signed":true}}"#;
+    let flat = map(&[("unit", "3"), ("fields", text), ("names", r#"["a","5"]"#)]);
+    let device: Device = from_flat(&flat, &[]).unwrap();
+    assert_eq!(device.fields["level"].address.get(), 7);
+    assert_eq!((device.fields["level"].scale, device.fields["pump"].signed), (Some(0.5), true));
+    assert_eq!(device.names, ["a", "5"]);
+    let again: Device = from_flat(&to_flat(&device).unwrap(), &[]).unwrap();
+    assert_eq!(again, device);
+    assert_eq!(
+        flat::structured_names::<Device>(),
+        ["fields".to_owned(), "names".to_owned()].into_iter().collect()
+    );
+    assert!(flat::structured_names::<SourceSettings>().is_empty());
+}
+
+#[test]
+fn errors_inside_say_the_way_and_are_all_found() {
+    let text = r#"{"a":{"address":"70000"},"b":{"scale":"x","address":"1"},"c":{},"d":{"address":1,"colour":"red"},"e":[]}"#;
+    let flat = map(&[("unit", "300"), ("fields", text), ("names", "one")]);
+    let found: BTreeMap<String, (FieldErrorKind, Option<String>)> =
+        check_flat::<Device>(&flat, &[])
+            .into_iter()
+            .map(|e| (e.field, (e.kind, e.value)))
+            .collect();
+    let invalid = |value: &str| (FieldErrorKind::Invalid, Some(value.to_owned()));
+    let expected = [
+        ("unit", invalid("300")),
+        ("names", invalid("one")),
+        ("fields.a.address", invalid("70000")),
+        ("fields.b.scale", invalid("x")),
+        ("fields.c.address", (FieldErrorKind::Missing, None)),
+        ("fields.d.colour", (FieldErrorKind::Unknown, None)),
+        ("fields.e", invalid("[]")),
+    ];
+    assert_eq!(found, expected.into_iter().map(|(k, v)| (k.to_owned(), v)).collect());
+}
+
+#[test]
+fn a_structure_of_any_depth_and_shape_is_refused_not_followed() {
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for text in [deep.as_str(), "null", "5", "{\"a\":null}", "{\"a\":{\"address\":[1]}}", "", "{"] {
+        let flat = map(&[("unit", "3"), ("fields", text)]);
+        assert!(from_flat::<Device, _>(&flat, &[]).is_err(), "{}", &text[..text.len().min(30)]);
+        assert!(!check_flat::<Device>(&flat, &[]).is_empty());
     }
 }
