@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Settings;
-use crate::flat::FieldError;
+use crate::flat::{FieldError, FieldErrorKind};
 use crate::values::{Count, Duration};
 
 /// Most lines of one source or sink: as many as the kernel allows in one
@@ -278,14 +278,17 @@ fn check_names<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> Result<(
         return Err(FieldError::invalid("lines", &found, message));
     }
     for name in names {
-        let plain =
-            |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | ':' | '@');
-        if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(plain) {
+        // No dots: they separate the parts of a field's way in errors.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/' | ':' | '@');
+        let named = name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.len() <= NAME_MAX
+            && name.chars().all(plain);
+        if !named {
             let message = format!(
-                "must have names of 1 to {NAME_MAX} letters, digits, hyphens, underscores, dots, \
-                 slashes, colons or @"
+                "must be a name of 1 to {NAME_MAX} letters, digits, hyphens, underscores, \
+                 slashes, colons or @, a letter first"
             );
-            return Err(FieldError::invalid("lines", name, message));
+            return Err(FieldError::invalid(&format!("lines.{name}"), name, message));
         }
     }
     Ok(())
@@ -331,32 +334,43 @@ fn check_place(name: &str, place: Place<'_>) -> Result<(), FieldError> {
             Err(FieldError::invalid(&under(name, "offset"), &offset.to_string(), message))
         }
         (Some(line), None) => named("line", line, KERNEL_NAME_MAX),
-        (None, Some(offset)) if place.chip.is_none() => {
-            let message = "needs chip";
-            Err(FieldError::invalid(&under(name, "offset"), &offset.to_string(), message))
-        }
+        (None, Some(_)) if place.chip.is_none() => Err(missing(name, "chip", "with offset")),
         (None, Some(_)) => Ok(()),
-        (None, None) => {
-            let message = "must have line, or chip and offset";
-            Err(FieldError::invalid(&format!("lines.{name}"), "", message))
-        }
+        (None, None) => Err(missing(name, "line", "unless there are chip and offset")),
+    }
+}
+
+fn missing(name: &str, field: &str, when: &str) -> FieldError {
+    FieldError {
+        field: under(name, field),
+        value: None,
+        message: format!("is required {when}"),
+        kind: FieldErrorKind::Missing,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flat;
+
+    /// The settings as a link carries them: each a text, those that are
+    /// mappings as JSON.
+    fn flat(json: &str) -> flat::Flat {
+        let value: serde_json::Value = serde_json::from_str(json).unwrap();
+        let text = |value: &serde_json::Value| match value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        value.as_object().unwrap().iter().map(|(k, v)| (k.clone(), text(v))).collect()
+    }
 
     fn source(json: &str) -> Result<SourceSettings, String> {
-        let settings: SourceSettings = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        settings.check().map_err(|e| e.to_string())?;
-        Ok(settings)
+        flat::from_flat(&flat(json), &[]).map_err(|e| e.to_string())
     }
 
     fn sink(json: &str) -> Result<SinkSettings, String> {
-        let settings: SinkSettings = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        settings.check().map_err(|e| e.to_string())?;
-        Ok(settings)
+        flat::from_flat(&flat(json), &[]).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -386,12 +400,12 @@ mod tests {
     }
 
     #[test]
-    fn settings_survive_json() {
+    fn settings_survive_their_flat_map() {
         let all = r#"{"lines": {"pump": {"line": "PUMP", "drive": "open-drain", "bias": "pull-up",
             "active-low": true, "initial": "active", "safe": "inactive", "watchdog": "5s"}},
             "max-age": "10s"}"#;
         let settings = sink(all).unwrap();
-        let again = sink(&serde_json::to_string(&settings).unwrap()).unwrap();
+        let again = flat::from_flat(&flat::to_flat(&settings).unwrap(), &[]).unwrap();
         assert_eq!(settings, again);
         assert_eq!(again.lines["pump"].watchdog.unwrap().as_millis(), 5_000);
     }
@@ -400,9 +414,12 @@ mod tests {
     fn what_is_out_of_range_or_contradictory_is_named() {
         for (lines, wanted) in [
             ("{}", "lines: must name 1 to 64 lines"),
-            (r#"{"a b": {"line": "X"}}"#, "must have names of"),
-            (r#"{"door": {}}"#, "lines.door: must have line, or chip and offset"),
-            (r#"{"door": {"offset": 1}}"#, "lines.door.offset: needs chip"),
+            (r#"{"a b": {"line": "X"}}"#, "lines.a b: must be a name of"),
+            (r#"{"a.b": {"line": "X"}}"#, "must be a name of"),
+            (r#"{"7": {"line": "X"}}"#, "must be a name of"),
+            (r#"{"": {"line": "X"}}"#, "must be a name of"),
+            (r#"{"door": {}}"#, "lines.door.line: is required unless"),
+            (r#"{"door": {"offset": 1}}"#, "lines.door.chip: is required with offset"),
             (
                 r#"{"door": {"chip": "c", "offset": 1, "line": "X"}}"#,
                 "lines.door.offset: must be left out",
@@ -417,7 +434,7 @@ mod tests {
             (r#"{"door": {"line": "X", "debounce": "2m"}}"#, "from 1ms to 1m"),
             (r#"{"door": {"line": "X", "edge": "up"}}"#, "unknown variant"),
             (r#"{"door": {"line": "X", "bias": "strong"}}"#, "unknown variant"),
-            (r#"{"door": {"line": "X", "safe": "active"}}"#, "unknown field"),
+            (r#"{"door": {"line": "X", "safe": "active"}}"#, "lines.door.safe: is not a setting"),
             (r#"{"door": {"line": "X", "edge": "none"}}"#, "lines.door.edge: needs interval"),
             (
                 r#"{"door": {"line": "X", "edge": "none", "debounce": "5ms"}}"#,
@@ -437,7 +454,7 @@ mod tests {
             (r#"{"line": "X", "watchdog": "2d"}"#, "from 10ms to 1d"),
             (r#"{"line": "X", "safe": "low"}"#, "unknown variant"),
             (r#"{"line": "X", "drive": "weak"}"#, "unknown variant"),
-            (r#"{"line": "X", "debounce": "5ms"}"#, "unknown field"),
+            (r#"{"line": "X", "debounce": "5ms"}"#, "lines.pump.debounce: is not a setting"),
         ] {
             let error = sink(&format!(r#"{{"lines": {{"pump": {line}}}}}"#)).unwrap_err();
             assert!(error.contains(wanted), "{line}: {error}");
@@ -445,6 +462,23 @@ mod tests {
         let many: Vec<String> = (0..65).map(|n| format!(r#""l{n}": {{"line": "L{n}"}}"#)).collect();
         let error = source(&format!(r#"{{"lines": {{{}}}}}"#, many.join(","))).unwrap_err();
         assert!(error.contains("1 to 64"), "{error}");
+    }
+
+    #[test]
+    fn every_error_inside_is_found_at_once() {
+        let wrong = flat(
+            r#"{"lines": {"a": {"offset": 1}, "b": {"line": "B", "debounce": "0ms"},
+                "c": {"line": "C", "colour": "red"}}, "window": 0}"#,
+        );
+        let mut found: Vec<String> =
+            flat::check_flat::<SourceSettings>(&wrong, &[]).into_iter().map(|e| e.field).collect();
+        found.sort();
+        let wanted = ["lines.a.chip", "lines.b.debounce", "lines.c.colour", "window"];
+        assert_eq!(found, wanted);
+        assert_eq!(
+            flat::structured_names::<SinkSettings>().into_iter().collect::<Vec<_>>(),
+            ["lines"]
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Sink, Source,
     Stage, State, WriteError,
 };
-use millrace_settings::Settings;
+use millrace_settings::{Settings, from_flat};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -132,10 +132,15 @@ pub(crate) fn link(name: &str, direction: Direction) -> Arc<Link> {
     Arc::new(Link::new(names, direction))
 }
 
+/// Settings by way of a link's flat map.
 pub(crate) fn settings<S: Settings>(json: Value) -> S {
-    let settings: S = serde_json::from_value(json).unwrap();
-    settings.check().unwrap();
-    settings
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let flat: BTreeMap<String, String> =
+        json.as_object().unwrap().iter().map(|(k, v)| (k.clone(), text(v))).collect();
+    from_flat(&flat, &[]).unwrap()
 }
 
 /// A running source.

@@ -96,13 +96,23 @@ impl Sim {
     /// Pulls a line up or down, as the world outside does. Not too fast: what
     /// comes while the kernel's interrupt thread has not yet run is one edge.
     pub(crate) fn pull(&self, offset: usize, up: bool) {
-        put(self.line(offset).join("pull"), if up { "pull-up" } else { "pull-down" });
+        put(self.pull_file(offset), pull(up));
         std::thread::sleep(EDGE);
+    }
+
+    /// Where a line is pulled, see [`pull`].
+    pub(crate) fn pull_file(&self, offset: usize) -> PathBuf {
+        self.line(offset).join("pull")
     }
 
     /// The voltage of a line.
     pub(crate) fn value(&self, offset: usize) -> bool {
-        get(self.line(offset).join("value")) == "1"
+        get(self.value_file(offset)) == "1"
+    }
+
+    /// Where the voltage of a line is read.
+    pub(crate) fn value_file(&self, offset: usize) -> PathBuf {
+        self.line(offset).join("value")
     }
 }
 
@@ -116,6 +126,11 @@ impl Drop for Sim {
         let _ = fs::remove_dir(bank);
         let _ = fs::remove_dir(&self.config);
     }
+}
+
+/// The word for a pull.
+pub(crate) fn pull(up: bool) -> &'static str {
+    if up { "pull-up" } else { "pull-down" }
 }
 
 /// What the kernel does to lines, as it writes it down itself. After a line is
