@@ -1,12 +1,13 @@
 //! What the connector costs, beside the plain client library doing the same
 //! work in the same run.
 //!
-//! * **Latency**: from a simulated edge to the level of another line: source,
-//!   a stage that does nothing, sink. Beside it a thread that waits for the
-//!   edge and sets the line.
+//! * **Latency**: from a simulated edge to another line being set and said to
+//!   be: source, a stage that does nothing, sink. Beside it a thread that waits
+//!   for the edge and sets the line.
 //! * **Source**: edges that wait in the kernel's buffer, read and handed to the
-//!   stage. Beside it a loop that reads them.
-//! * **Sink**: batches of 500 levels. Beside it a loop that sets them.
+//!   stage. Beside it a loop that reads them and writes the same payload.
+//! * **Sink**: batches of 500 levels. Beside it a loop that reads the same
+//!   payloads and sets the line.
 //!
 //! Needs root and the kernel's gpio-sim: `scripts/gpio-vm latency`.
 #![allow(
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use gpiocdev::line::{EdgeDetection, EventClock, Value};
+use gpiocdev::line::{EdgeDetection, EdgeKind, EventClock, Value};
 use millrace_batch::{Batch, BatchWriter, Fields};
 use millrace_gpio::{GpioSink, GpioSource};
 use millrace_kit::telemetry::now_ns;
@@ -39,6 +40,7 @@ use millrace_kit::{
     Stage, State, WriteError,
 };
 use millrace_settings::{Settings, from_flat};
+use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use sim::{Sim, pull};
 use tokio::runtime::Runtime;
@@ -88,10 +90,11 @@ fn latency(runtime: &Runtime) {
             reaches(&link);
             (sink.unwrap(), near)
         };
-        let through: Arc<dyn Stage> = Arc::new(Through(sink.clone()));
+        let set = Arc::new(Set::default());
+        let through: Arc<dyn Stage> = Arc::new(Through(sink.clone(), set.clone()));
         let (link, task) =
             start(runtime, through, near, settings(r#"{"edge":{"line":"IN"}}"#, &[]));
-        let times = round_trips(&sim);
+        let times = round_trips(&sim, &set);
         link.start_drain();
         runtime.block_on(task).unwrap();
         runtime.block_on(sink.close());
@@ -105,14 +108,17 @@ fn latency(runtime: &Runtime) {
             .as_output(Value::Inactive)
             .request()
             .unwrap();
+        let set = Arc::new(Set::default());
+        let noting = set.clone();
         let copying = thread::spawn(move || {
             for _ in 0..EDGES + WARM_UP {
                 let edge = input.read_edge_event().unwrap();
-                let rising = edge.kind == gpiocdev::line::EdgeKind::Rising;
+                let rising = edge.kind == EdgeKind::Rising;
                 output.set_value(1, if rising { Value::Active } else { Value::Inactive }).unwrap();
+                noting.now();
             }
         });
-        let times = round_trips(&sim);
+        let times = round_trips(&sim, &set);
         copying.join().unwrap();
         times
     };
@@ -124,26 +130,39 @@ fn latency(runtime: &Runtime) {
     }
 }
 
+/// When the output was set last. Noted by whoever set it: somebody who looks
+/// at the level all the time takes a processor from what is measured.
+#[derive(Default)]
+struct Set {
+    count: AtomicU64,
+    at: Mutex<Option<Instant>>,
+}
+
+impl Set {
+    fn now(&self) {
+        *self.at.lock() = Some(Instant::now());
+        self.count.fetch_add(1, Relaxed);
+    }
+}
+
 /// Pulls one line and waits for the other, again and again.
-fn round_trips(sim: &Sim) -> Vec<Duration> {
-    let out = File::open(sim.value_file(1)).unwrap();
+fn round_trips(sim: &Sim, set: &Set) -> Vec<Duration> {
     let pulling = File::options().write(true).open(sim.pull_file(0)).unwrap();
     let mut times = Vec::with_capacity(EDGES);
     for n in 0..EDGES + WARM_UP {
         let up = n % 2 == 0;
+        let before = set.count.load(Relaxed);
         let start = Instant::now();
         pulling.write_all_at(pull(up).as_bytes(), 0).unwrap();
-        let mut level = [0];
-        while level[0] != if up { b'1' } else { b'0' } {
+        while set.count.load(Relaxed) == before {
             assert!(start.elapsed() < Duration::from_secs(10), "edge {n} did not come through");
-            thread::yield_now();
-            out.read_exact_at(&mut level, 0).unwrap();
+            thread::sleep(Duration::from_micros(500));
         }
+        let at = set.at.lock().unwrap();
+        assert_eq!(sim.value(1), up, "the level is there");
         if n >= WARM_UP {
-            times.push(start.elapsed());
+            times.push(at - start);
         }
-        // So that an edge finds everything at rest, as it does in life.
-        thread::sleep(Duration::from_micros(500));
     }
     times.sort_unstable();
     times
@@ -159,20 +178,18 @@ fn source(runtime: &Runtime) {
         // The first fills the window; the others wait in the kernel.
         let first = near.count.load(Relaxed);
         fill(&sim);
-        let (count, cost) = measured(|| {
-            near.open.add_permits(WAITING);
-            // Until nothing more comes: the kernel may have taken two for one.
-            let (mut seen, mut since) = (first, Instant::now());
-            while since.elapsed() < AT_REST {
-                thread::sleep(Duration::from_micros(200));
-                let count = near.count.load(Relaxed);
-                if count > seen {
-                    (seen, since) = (count, Instant::now());
-                }
+        near.open.add_permits(WAITING);
+        let start = Clocks::now();
+        // Until nothing more comes: the kernel may have taken two for one.
+        let (mut seen, mut last) = (first, start);
+        while last.wall.elapsed() < AT_REST {
+            thread::sleep(Duration::from_micros(500));
+            let count = near.count.load(Relaxed);
+            if count > seen {
+                (seen, last) = (count, Clocks::now());
             }
-            (seen - first, since.elapsed())
-        });
-        ours.add(count, cost);
+        }
+        ours.add(seen - first, start, last);
         near.open.forget_permits(usize::MAX);
     }
     link.start_drain();
@@ -183,16 +200,24 @@ fn source(runtime: &Runtime) {
     let mut bare = Cost::default();
     for _ in 0..READINGS {
         fill(&sim);
-        let (count, cost) = measured(|| {
-            let mut count = 0;
-            let mut buffer = input.new_edge_event_buffer(64);
-            while buffer.has_event().unwrap() {
-                std::hint::black_box(buffer.read_event().unwrap());
-                count += 1;
-            }
-            (count, Duration::ZERO)
-        });
-        bare.add(count, cost);
+        let start = Clocks::now();
+        let mut count = 0;
+        let mut buffer = input.new_edge_event_buffer(64);
+        while buffer.has_event().unwrap() {
+            let edge = buffer.read_event().unwrap();
+            let time = chrono::DateTime::from_timestamp_nanos(edge.timestamp_ns as i64);
+            let rising = edge.kind == EdgeKind::Rising;
+            let payload = serde_json::to_vec(&serde_json::json!({
+                "line": "edge",
+                "level": u8::from(rising),
+                "edge": if rising { "rising" } else { "falling" },
+                "seq": edge.line_seqno,
+                "time": time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+            }));
+            std::hint::black_box(payload.unwrap());
+            count += 1;
+        }
+        bare.add(count, start, Clocks::now());
     }
     ours.print("source", &bare);
 }
@@ -217,24 +242,21 @@ fn sink(runtime: &Runtime) {
         GpioSink::open(settings(r#"{"edge":{"line":"OUT"}}"#, &[]), link.clone(), near).unwrap();
     reaches(&link);
     let mut writer = BatchWriter::new([("id", "b")]).unwrap();
-    for n in 0..BATCH {
-        let payload = format!(r#"{{"line":"edge","level":{}}}"#, n % 2);
+    let payloads: Vec<String> =
+        (0..BATCH).map(|n| format!(r#"{{"line":"edge","level":{}}}"#, n % 2)).collect();
+    for payload in &payloads {
         let fields =
             Fields { timestamp: now_ns(), payload: payload.as_bytes(), ..Fields::default() };
         writer.push(&fields, []).unwrap();
     }
     let batch = Bytes::from(writer.finish());
-    let (count, cost) = measured(|| {
-        let start = Instant::now();
-        let mut count = 0;
-        while start.elapsed() < SETTING {
-            runtime.block_on(sink.write(batch.clone())).unwrap();
-            count += BATCH as u64;
-        }
-        (count, Duration::ZERO)
-    });
+    let (start, mut count) = (Clocks::now(), 0);
+    while start.wall.elapsed() < SETTING {
+        runtime.block_on(sink.write(batch.clone())).unwrap();
+        count += BATCH as u64;
+    }
     let mut ours = Cost::default();
-    ours.add(count, cost);
+    ours.add(count, start, Clocks::now());
     runtime.block_on(sink.close());
 
     let output = gpiocdev::Request::builder()
@@ -243,21 +265,17 @@ fn sink(runtime: &Runtime) {
         .as_output(Value::Inactive)
         .request()
         .unwrap();
-    let (count, cost) = measured(|| {
-        let start = Instant::now();
-        let mut count = 0;
-        while start.elapsed() < SETTING {
-            for n in 0..BATCH {
-                output
-                    .set_value(0, if n % 2 == 1 { Value::Active } else { Value::Inactive })
-                    .unwrap();
-            }
-            count += BATCH as u64;
+    let (start, mut count) = (Clocks::now(), 0);
+    while start.wall.elapsed() < SETTING {
+        for payload in &payloads {
+            let object: serde_json::Value = serde_json::from_str(payload).unwrap();
+            let active = object["line"] == "edge" && object["level"] == 1;
+            output.set_value(0, if active { Value::Active } else { Value::Inactive }).unwrap();
         }
-        (count, Duration::ZERO)
-    });
+        count += BATCH as u64;
+    }
     let mut bare = Cost::default();
-    bare.add(count, cost);
+    bare.add(count, start, Clocks::now());
     ours.print("sink", &bare);
 }
 
@@ -270,10 +288,11 @@ struct Cost {
 }
 
 impl Cost {
-    fn add(&mut self, messages: u64, (wall, cpu): (Duration, Duration)) {
+    /// What so many messages took from one time to another.
+    fn add(&mut self, messages: u64, from: Clocks, to: Clocks) {
         self.messages += messages;
-        self.wall += wall;
-        self.cpu += cpu;
+        self.wall += to.wall - from.wall;
+        self.cpu += to.cpu - from.cpu;
     }
 
     fn print(&self, what: &str, bare: &Self) {
@@ -295,16 +314,19 @@ impl Cost {
     }
 }
 
-/// What something took of the wall clock, without the time it says that it
-/// waited for nothing, and of this process's CPU time.
-fn measured(work: impl FnOnce() -> (u64, Duration)) -> (u64, (Duration, Duration)) {
-    let cpu = || {
+/// The wall clock and the CPU time of this process.
+#[derive(Clone, Copy)]
+struct Clocks {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Clocks {
+    fn now() -> Self {
         let time = clock_gettime(ClockId::ProcessCPUTime);
-        Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
-    };
-    let (wall, before) = (Instant::now(), cpu());
-    let (messages, idle) = work();
-    (messages, (wall.elapsed() - idle, cpu() - before))
+        let cpu = Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap());
+        Self { wall: Instant::now(), cpu }
+    }
 }
 
 /// A stage that only counts, as often as it is let.
@@ -336,12 +358,14 @@ impl DeadLetters for Near {
 }
 
 /// A stage that does nothing and hands on to a sink.
-struct Through(Arc<GpioSink>);
+struct Through(Arc<GpioSink>, Arc<Set>);
 
 impl Stage for Through {
     fn call<'a>(&'a self, body: Bytes, _: Option<&'a str>) -> BoxFuture<'a, Result<(), CallError>> {
         Box::pin(async move {
-            self.0.write(body).await.map_err(|e| CallError::Downstream(e.to_string()))
+            self.0.write(body).await.map_err(|e| CallError::Downstream(e.to_string()))?;
+            self.1.now();
+            Ok(())
         })
     }
 }

@@ -17,9 +17,8 @@
 //! **What the kernel promises, and what it does not.** A line stays as it was
 //! set for as long as its request is open. When the process dies, killed or
 //! not, the kernel closes the request, and then "the state of the line becomes
-//! uncontrolled" (the kernel's documentation of the character device,
-//! `gpio_v2_line_request`): most drivers leave it as it is, some set it back to
-//! an input. No software can set a line after its death; what must be safe then
+//! uncontrolled" (the kernel's documentation of `GPIO_V2_GET_LINE_IOCTL`): most
+//! drivers leave it as it is, some set it back to an input. No software can set a line after its death; what must be safe then
 //! is made safe by a resistor.
 //!
 //! **Duplicates** arise at the sink when a write fails half-way and is made

@@ -121,10 +121,13 @@ async fn debounce_keeps_a_level_that_does_not_hold() {
         sim.pull(0, up);
         sim.pull(1, up);
     }
+    let pulled = now_ns();
     running.near.until(6).await;
     sleep(Duration::from_millis(600)).await;
     let keys: Vec<_> = running.near.briefs().into_iter().filter(|seen| seen.0 == "key").collect();
     assert_eq!(keys, [edge("key", 1)], "one edge, after the bouncing");
+    let key = running.near.all().into_iter().find(|seen| seen.topic == "key").unwrap();
+    assert!(key.timestamp > pulled + 200_000_000, "stamped when the level has held");
     assert_eq!(running.near.briefs().len(), 6, "the other line has all of its five");
     running.drain().await;
 }
