@@ -67,7 +67,6 @@ impl GpioSink {
         // The intake never lets one through; a foreign component may.
         let batch =
             Batch::parse(&body).map_err(|e| WriteError::Unreadable(format!("batch: {e}")))?;
-        let handle = self.outputs.lock().clone().ok_or_else(|| self.unreachable())?;
         if batch.is_empty() {
             // A probe asks whether a batch could be taken: if any line is open.
             let open = self.view.held.load(Relaxed) > 0;
@@ -77,7 +76,7 @@ impl GpioSink {
         let _in_flight = telemetry.in_flight();
         let started = tokio::time::Instant::now();
         telemetry.received(batch.len() as u64, body.len() as u64);
-        let written = tokio::time::timeout(WRITE_TIMEOUT, self.set_all(handle, &batch)).await;
+        let written = tokio::time::timeout(WRITE_TIMEOUT, self.set_all(&batch)).await;
         let timeout = || WriteError::Timeout { target: self.target(), after: WRITE_TIMEOUT };
         match written.unwrap_or_else(|_| Err(timeout())) {
             Ok(set) => {
@@ -93,7 +92,7 @@ impl GpioSink {
     }
 
     /// Buries what cannot be done and sets the rest.
-    async fn set_all(&self, handle: Handle, batch: &Batch<'_>) -> Result<u64, WriteError> {
+    async fn set_all(&self, batch: &Batch<'_>) -> Result<u64, WriteError> {
         let mut levels = Vec::with_capacity(batch.len());
         for (place, message) in batch.messages().enumerate() {
             match self.asked(&message) {
@@ -105,6 +104,8 @@ impl GpioSink {
         if levels.is_empty() {
             return Ok(0);
         }
+        // Not earlier: as long as somebody has a handle the lines are not let go.
+        let handle = self.outputs.lock().clone().ok_or_else(|| self.unreachable())?;
         handle.write(levels).await.map_err(|failed| self.failed(failed))?;
         Ok(set)
     }
