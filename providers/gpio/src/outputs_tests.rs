@@ -107,26 +107,36 @@ async fn lines_open_at_their_initial_level_and_are_all_safe_before_one_is_releas
     );
 }
 
+/// Waits until something is so.
+async fn eventually(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+}
+
 #[tokio::test]
 async fn silence_trips_only_the_silent_line_once_and_a_write_wakes_it() {
     let bench = Arc::default();
-    let json = r#"{"a": {"line": "A", "watchdog": "200ms"}, "b": {"line": "B", "watchdog": "1d"}}"#;
+    let json = r#"{"a": {"line": "A", "watchdog": "600ms"}, "b": {"line": "B", "watchdog": "1d"}}"#;
     let (handle, _view, link) = begin(&bench, json);
     reaches(&link, State::Connected).await;
     for _ in 0..20 {
         handle.clone().write(vec![(0, Level::Active), (1, Level::Active)]).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(!bench.done().contains(&"A Inactive".to_owned()), "{:?}", bench.done());
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    let trips = |bench: &Bench| bench.done().iter().filter(|d| *d == "A Inactive").count();
-    assert_eq!(trips(&bench), 1);
+    let trips = || bench.done().iter().filter(|d| *d == "A Inactive").count();
+    assert_eq!(trips(), 0, "writes keep it from tripping");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(trips(), 1);
     assert_eq!(bench.done().iter().filter(|d| *d == "B Inactive").count(), 0);
-    assert!(link.status().counters.last_error.unwrap().text.contains("nothing written for 200ms"));
+    assert!(link.status().counters.last_error.unwrap().text.contains("nothing written for 600ms"));
     assert_eq!(link.state(), State::Connected);
     handle.clone().write(vec![(0, Level::Active)]).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(trips(&bench), 2, "a write arms it again");
+    assert_eq!(bench.done().last().unwrap(), "A Active");
+    eventually(|| trips() == 2).await;
 }
 
 #[tokio::test]
@@ -135,14 +145,13 @@ async fn a_watchdog_runs_from_the_start() {
     let json = r#"{"a": {"line": "A", "initial": "active", "watchdog": "50ms"}}"#;
     let (_handle, _view, link) = begin(&bench, json);
     reaches(&link, State::Connected).await;
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(bench.done(), ["A open Active", "A Inactive"]);
+    eventually(|| bench.done() == ["A open Active", "A Inactive"]).await;
 }
 
 #[tokio::test]
 async fn a_line_that_cannot_be_set_safe_is_tried_again() {
     let bench: Arc<Bench> = Arc::default();
-    let json = r#"{"a": {"line": "A", "initial": "active", "watchdog": "50ms"}}"#;
+    let json = r#"{"a": {"line": "A", "initial": "active", "watchdog": "1s"}}"#;
     let (_handle, _view, link) = begin(&bench, json);
     reaches(&link, State::Connected).await;
     let error = LineError::Kernel {
@@ -152,11 +161,12 @@ async fn a_line_that_cannot_be_set_safe_is_tried_again() {
         reason: "I/O error".into(),
     };
     bench.refused.lock().insert("A".into(), error);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(link.status().counters.last_error.unwrap().text.contains("not set safe"));
+    let said =
+        || link.status().counters.last_error.is_some_and(|e| e.text.contains("not set safe"));
+    eventually(said).await;
+    assert_eq!(bench.done(), ["A open Active"]);
     bench.refused.lock().clear();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(bench.done(), ["A open Active", "A Inactive"]);
+    eventually(|| bench.done() == ["A open Active", "A Inactive"]).await;
 }
 
 #[tokio::test]
