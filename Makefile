@@ -8,7 +8,7 @@ export PATH := $(PATH):/usr/sbin:/usr/local/sbin
 CARGO := cargo
 BIN := $(CARGO_TARGET_DIR)/debug
 MILLRACE := $(MILLRACE_HOME)/bin/millrace
-PROVIDERS := conduit mqtt modbus
+PROVIDERS := conduit mqtt kafka modbus gpio
 
 .PHONY: help
 help: ## This list
@@ -44,6 +44,7 @@ demo: build ## A whole platform, a simulated machine and a pipeline; Ctrl-C ends
 test: build ## Everything: format, lints, unit, property and end-to-end tests
 	@scripts/check
 	$(CARGO) test --locked --workspace --no-fail-fast
+	@scripts/gpio-vm test --locked --workspace
 
 .PHONY: bench
 bench: build ## Print the tables of speed and size

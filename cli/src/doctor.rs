@@ -39,6 +39,7 @@ pub(crate) async fn run(ui: Ui) -> anyhow::Result<ExitCode> {
         pymodbus(),
         socat(),
         kafka(),
+        gpio_vm(),
     ];
     let runs = checks.iter().all(|c| c.ok || c.needed_to != "run");
     if ui.json {
@@ -99,7 +100,7 @@ fn host() -> Check {
 
 fn providers() -> Check {
     let found: Result<Vec<PathBuf>, _> =
-        ["conduit", "mqtt"].into_iter().map(find::provider).collect();
+        ["conduit", "mqtt", "gpio"].into_iter().map(find::provider).collect();
     let found = found.map(|paths| {
         paths
             .iter()
@@ -240,4 +241,18 @@ fn kafka() -> Check {
         }
     });
     check("kafka", "test", found, "scripts/setup kafka")
+}
+
+/// The virtual machine with simulated GPIO lines. It is made for one processor.
+fn gpio_vm() -> Check {
+    let kernel = find::tools().join("gpio-vm/version");
+    let found = match cfg!(target_arch = "x86_64") {
+        true => first_line("qemu-system-x86_64", &["--version"]).and_then(|qemu| {
+            std::fs::read_to_string(&kernel)
+                .map(|version| format!("{qemu}; Linux {}", version.trim()))
+                .map_err(|_| format!("no kernel with gpio-sim: no {}", kernel.display()))
+        }),
+        false => Ok("GPIO is not tested on this processor".to_owned()),
+    };
+    check("gpio-vm", "test", found, "scripts/setup gpio-vm")
 }

@@ -15,6 +15,7 @@
 pub mod delivery;
 pub mod edge;
 pub mod flat;
+pub mod gpio;
 pub mod kafka;
 pub mod kafka_values;
 pub mod modbus;

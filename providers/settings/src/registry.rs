@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use schemars::{Schema, SchemaGenerator};
 
 use crate::flat::{self, FieldError, Flat};
-use crate::{Settings, edge, kafka, modbus, mqtt};
+use crate::{Settings, edge, gpio, kafka, modbus, mqtt};
 
 /// One connector.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +22,8 @@ pub struct Connector {
     /// The setting that names this client to the outside. Two clients of one
     /// `identity_scope` must not share it. Empty when there is none.
     pub identity: &'static str,
-    /// The setting within whose value `identity` must be unique.
+    /// The setting within whose value `identity` must be unique. Empty when
+    /// there is none.
     pub identity_scope: &'static str,
 }
 
@@ -84,6 +85,16 @@ pub const CONNECTORS: &[Connector] = &[
         sink: Kind::of::<mqtt::SinkSettings>(),
         identity: "client-id",
         identity_scope: "url",
+    },
+    // Two links that want one line are told apart by the kernel: the second
+    // is refused, and its status says who has the line.
+    Connector {
+        name: "gpio",
+        title: "GPIO lines",
+        source: Kind::of::<gpio::SourceSettings>(),
+        sink: Kind::of::<gpio::SinkSettings>(),
+        identity: "",
+        identity_scope: "",
     },
 ];
 

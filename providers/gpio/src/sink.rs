@@ -1,0 +1,199 @@
+//! The sink: read what messages ask for, set the lines, answer when they are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use millrace_batch::{Batch, BatchWriter, Message};
+use millrace_kit::dead::{self, DeadKind};
+use millrace_kit::telemetry::now_ns;
+use millrace_kit::{DeadLetters, ErrorKind, Link, Packed, Sink, WriteError};
+use millrace_settings::gpio::{Level, SinkSettings};
+use parking_lot::Mutex;
+
+use crate::chip::{self, Kernel};
+use crate::command;
+use crate::outputs::{self, Failed, Handle, View};
+
+/// How long setting the levels of a batch may take. Shorter than the host's
+/// own limit for a call out of a stage: past that the stage would trap, and a
+/// trap looks like the messages' fault.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(3_500);
+
+/// How long closing waits for the lines to be safe. They are made safe also
+/// when that takes longer, as long as the process lives.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Drives GPIO lines.
+pub struct GpioSink {
+    link: Arc<Link>,
+    dead: Arc<dyn DeadLetters>,
+    /// Each granted line's place.
+    places: BTreeMap<String, usize>,
+    max_age: Option<Duration>,
+    /// Absent when closed. When the last one is dropped the lines are set safe.
+    outputs: Mutex<Option<Handle>>,
+    view: View,
+}
+
+impl GpioSink {
+    /// A sink that opens its lines in the background, again and again until it
+    /// has them all, and sets them safe when it is closed or dropped. Messages
+    /// that ask for nothing that can be done go to `dead`.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system has no thread for the outputs.
+    pub fn open(
+        settings: SinkSettings,
+        link: Arc<Link>,
+        dead: Arc<dyn DeadLetters>,
+    ) -> std::io::Result<Arc<Self>> {
+        let consumer = chip::consumer(&link.names.pipeline, &link.names.name);
+        let lines: Vec<_> = settings.lines.into_iter().collect();
+        let places =
+            lines.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
+        let (handle, view) =
+            outputs::start(Box::new(Kernel { consumer }), lines, Arc::clone(&link))?;
+        let max_age = settings.max_age.map(|age| age.get());
+        let outputs = Mutex::new(Some(handle));
+        Ok(Arc::new(Self { link, dead, places, max_age, outputs, view }))
+    }
+
+    async fn write_batch(&self, body: Bytes) -> Result<(), WriteError> {
+        // The intake never lets one through; a foreign component may.
+        let batch =
+            Batch::parse(&body).map_err(|e| WriteError::Unreadable(format!("batch: {e}")))?;
+        if batch.is_empty() {
+            // A probe asks whether a batch could be taken: if any line is open.
+            let open = self.view.held.load(Relaxed) > 0;
+            return if open { Ok(()) } else { Err(self.unreachable()) };
+        }
+        let telemetry = &self.link.telemetry;
+        let _in_flight = telemetry.in_flight();
+        let started = tokio::time::Instant::now();
+        telemetry.received(batch.len() as u64, body.len() as u64);
+        let written = tokio::time::timeout(WRITE_TIMEOUT, self.set_all(&batch)).await;
+        let timeout = || WriteError::Timeout { target: self.target(), after: WRITE_TIMEOUT };
+        match written.unwrap_or_else(|_| Err(timeout())) {
+            Ok(set) => {
+                telemetry.delivered(set, body.len() as u64);
+                telemetry.acknowledged_after(started.elapsed());
+                Ok(())
+            }
+            Err(error) => {
+                telemetry.error(ErrorKind::Downstream, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Buries what cannot be done and sets the rest.
+    async fn set_all(&self, batch: &Batch<'_>) -> Result<u64, WriteError> {
+        let mut levels = Vec::with_capacity(batch.len());
+        for (place, message) in batch.messages().enumerate() {
+            match self.asked(&message) {
+                Ok(level) => levels.push(level),
+                Err(text) => self.bury(batch, place, &message, &text).await?,
+            }
+        }
+        let set = levels.len() as u64;
+        if levels.is_empty() {
+            return Ok(0);
+        }
+        // Not earlier: as long as somebody has a handle the lines are not let go.
+        let handle = self.outputs.lock().clone().ok_or_else(|| self.unreachable())?;
+        handle.write(levels).await.map_err(|failed| self.failed(failed))?;
+        Ok(set)
+    }
+
+    /// What a message asks for.
+    ///
+    /// # Errors
+    ///
+    /// Why it never will be done.
+    fn asked(&self, message: &Message<'_>) -> Result<(usize, Level), String> {
+        if let Some(max_age) = self.max_age {
+            let age = Duration::from_nanos(now_ns().saturating_sub(message.timestamp));
+            if age > max_age {
+                return Err(format!("the message is {age:.1?} old, and max-age is {max_age:?}"));
+            }
+        }
+        let (line, level) =
+            command::read(message.topic, message.payload).map_err(|e| e.to_string())?;
+        match self.places.get(&line) {
+            Some(place) => Ok((*place, level)),
+            None => {
+                let line: String = line.chars().take(60).collect();
+                Err(format!("the sink has no line \"{line}\""))
+            }
+        }
+    }
+
+    async fn bury(
+        &self,
+        batch: &Batch<'_>,
+        place: usize,
+        message: &Message<'_>,
+        text: &str,
+    ) -> Result<(), WriteError> {
+        let unreadable = |e: millrace_batch::WriteError| WriteError::Unreadable(e.to_string());
+        // Several messages of a batch may end here: each has its own id.
+        let id = batch.header(millrace_batch::ID).map(|id| format!("{id}@{place}"));
+        let mut writer = BatchWriter::new(id.as_deref().map(|id| (millrace_batch::ID, id)))
+            .map_err(unreadable)?;
+        writer.push_record(message).map_err(unreadable)?;
+        let single = Packed::read(writer.finish().into());
+        let letter = dead::letter(&single, &self.link.names, DeadKind::InvalidArgument, 1, text)
+            .map_err(unreadable)?;
+        self.dead.accept(letter).await?;
+        self.link.telemetry.buried(1);
+        Ok(())
+    }
+
+    fn failed(&self, failed: Failed) -> WriteError {
+        match failed {
+            Failed::Missing { line, reason } => WriteError::Unreachable {
+                target: format!("{}, line {line}", self.target()),
+                reason,
+            },
+            Failed::Refused { line, reason } => {
+                WriteError::Refused { target: format!("{}, line {line}", self.target()), reason }
+            }
+            Failed::Busy => WriteError::Refused {
+                target: self.target(),
+                reason: "earlier writes are still being done".to_owned(),
+            },
+            Failed::Closed => self.unreachable(),
+        }
+    }
+
+    fn unreachable(&self) -> WriteError {
+        let reason = self.link.status().error.unwrap_or_else(|| "no line is open".to_owned());
+        WriteError::Unreachable { target: self.target(), reason }
+    }
+
+    fn target(&self) -> String {
+        format!("gpio sink {}", self.link.names.name)
+    }
+
+    async fn end(&self) {
+        drop(self.outputs.lock().take());
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.view.ended.cancelled()).await.is_err() {
+            self.link.noticed("the lines are not safe yet: a chip does not answer");
+        }
+    }
+}
+
+impl Sink for GpioSink {
+    fn write(&self, batch: Bytes) -> BoxFuture<'_, Result<(), WriteError>> {
+        Box::pin(self.write_batch(batch))
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.end())
+    }
+}
