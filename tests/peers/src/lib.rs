@@ -8,11 +8,13 @@
 //! A missing program is an error that says how to install it: a test that
 //! skips itself is a test that does not exist.
 
+mod certificates;
 mod mosquitto;
 mod nats;
 mod process;
 
-pub use mosquitto::Mosquitto;
+pub use certificates::{Authority, Identity, Validity};
+pub use mosquitto::{Mosquitto, mosquitto_password};
 pub use nats::{NatsOptions, NatsServer};
 
 use std::io;
@@ -41,6 +43,9 @@ pub enum PeerError {
         /// Its output, or that it took too long.
         reason: String,
     },
+    /// A certificate could not be made.
+    #[error("certificate: {0}")]
+    Certificate(String),
     /// The operating system said no.
     #[error(transparent)]
     Io(#[from] io::Error),

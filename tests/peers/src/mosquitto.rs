@@ -1,6 +1,8 @@
 //! Mosquitto, the MQTT broker.
 
 use std::io;
+use std::path::Path;
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -12,6 +14,24 @@ const PROGRAM: Program = Program {
     variable: "MILLRACE_MOSQUITTO",
     install: "apt-get install mosquitto, or `make setup`",
 };
+
+/// Writes a password file with one user, in the form that Mosquitto reads.
+///
+/// # Errors
+///
+/// When the broker's own tool is missing or fails.
+pub fn mosquitto_password(file: &Path, user: &str, password: &str) -> Result<(), PeerError> {
+    let tool =
+        Program { name: "mosquitto_passwd", variable: "MILLRACE_MOSQUITTO_PASSWD", ..PROGRAM };
+    let output = Command::new(tool.find()?)
+        .args(["-c".as_ref(), "-b".as_ref(), file.as_os_str(), user.as_ref(), password.as_ref()])
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let reason = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(PeerError::NotStarted { program: tool.name, reason })
+}
 
 /// A broker on a free port that keeps sessions and queued messages over a
 /// restart.
