@@ -22,7 +22,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::KEY_PROPERTY;
-use crate::client::{self, Client, Credentials, Events, Failure, Happened, Options, Outgoing};
+use crate::client::{self, Client, Events, Failure, Happened, Options, Outgoing, Session, Will};
+use crate::secrets::References;
 
 /// How long the broker may take to acknowledge a batch. Shorter than the
 /// host's own limit for a call out of a stage: past that the stage would trap,
@@ -77,17 +78,17 @@ impl MqttSink {
             version: settings.version,
             client_id: settings.client_id.clone().unwrap_or(client_id),
             keep_alive: settings.keep_alive.get(),
-            clean: true,
+            session: Session::Clean,
             // A sink subscribes to nothing.
             receive_maximum: 1,
             in_flight,
-            credentials: Credentials {
-                username: settings.username.clone(),
-                password_file: settings.password_file.clone(),
-            },
+            will: Will::of(&settings.client()),
         };
+        // Tried once here, so that an address the library cannot read is refused.
+        client::open(&options)?;
+        let references = References::of(&settings.client());
         let shared = Arc::new(Shared { link, client: Mutex::new(None) });
-        let connection = tokio::spawn(Arc::clone(&shared).keep_connected(options));
+        let connection = tokio::spawn(Arc::clone(&shared).keep_connected(options, references));
         Ok(Arc::new(Self {
             shared,
             dead,
@@ -180,8 +181,11 @@ impl MqttSink {
     /// Why it never can be.
     fn outgoing(&self, body: &Bytes, message: &Message<'_>) -> Result<Outgoing, String> {
         let key = message.key.and_then(|key| std::str::from_utf8(key).ok());
-        let topic =
-            self.settings.topic.render(message.topic, key).map_err(|e| format!("topic {e}"))?;
+        let topic = self
+            .settings
+            .topic
+            .render(message.topic, key, |name| message.header(name))
+            .map_err(|e| format!("topic {e}"))?;
         let mut properties = Vec::new();
         if self.settings.version == Version::V5 {
             properties
@@ -264,16 +268,17 @@ impl Drop for MqttSink {
 }
 
 impl Shared {
-    async fn keep_connected(self: Arc<Self>, options: Options) {
+    async fn keep_connected(self: Arc<Self>, options: Options, references: References) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut before = false;
         while !self.link.drain.is_cancelled() {
-            let error = match client::login(&options.credentials).await {
-                Ok(login) => {
-                    let (client, mut events) = client::open(&options, login);
+            let error = match (references.read().await, client::open(&options)) {
+                (Ok(secrets), Ok((client, mut events))) => {
+                    events.arm(&options.url, secrets);
                     self.connection(&client, &mut events, &mut before, &mut backoff).await
                 }
-                Err(error) => Some(error),
+                (Err(error), _) => Some(error),
+                (_, Err(error)) => Some(error.to_string()),
             };
             *self.client.lock() = None;
             let Some(error) = error else { return };
