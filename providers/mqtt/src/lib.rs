@@ -36,6 +36,7 @@
 //! behind the module `client`.
 
 mod client;
+mod keeper;
 mod secrets;
 mod sink;
 mod source;

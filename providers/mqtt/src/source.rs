@@ -18,7 +18,8 @@ use millrace_settings::{FieldError, Qos};
 
 use crate::KEY_PROPERTY;
 use crate::client::{
-    self, Answer, Client, Events, Failure, Happened, Incoming, Options, Session as Kept, Will,
+    self, Answer, Client, Events, Failure, Happened, Incoming, Linger, Options, Session as Kept,
+    Will,
 };
 use crate::secrets::References;
 
@@ -27,7 +28,7 @@ use crate::secrets::References;
 const HELD_BYTES: usize = 64 << 20;
 
 /// How long the last acknowledgements and DISCONNECT may take.
-const GOODBYE: Duration = Duration::from_secs(1);
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Reads from an MQTT broker.
 pub struct MqttSource {
@@ -36,6 +37,7 @@ pub struct MqttSource {
     client: Client,
     events: Events,
     references: References,
+    linger: Arc<Linger>,
 }
 
 impl std::fmt::Debug for MqttSource {
@@ -58,6 +60,7 @@ impl MqttSource {
     ) -> Result<Self, FieldError> {
         client::check(&settings.url)?;
         let common = settings.client();
+        let linger = Arc::new(Linger::default());
         let expiry = settings.session_expiry.get().as_secs();
         let options = Options {
             url: settings.url.clone(),
@@ -72,10 +75,11 @@ impl MqttSource {
             // A source publishes nothing; the library wants room for one.
             in_flight: 1,
             will: Will::of(&common),
+            linger: Arc::clone(&linger),
         };
         let references = References::of(&common);
         let (client, events) = client::open(&options)?;
-        Ok(Self { settings, limits, client, events, references })
+        Ok(Self { settings, limits, client, events, references, linger })
     }
 }
 
@@ -108,6 +112,8 @@ impl Source for MqttSource {
             };
             session.take_until_drained(&mut events).await;
             session.finish(&mut events).await;
+            drop(events);
+            self.linger.closed().await;
         })
     }
 }
@@ -204,7 +210,7 @@ impl Session {
 
     fn on_event(&mut self, event: Happened) {
         match event {
-            Happened::Connected { session_present } => self.on_connected(session_present),
+            Happened::Connected { session_present, .. } => self.on_connected(session_present),
             Happened::Message(message) => self.on_message(&message),
             Happened::Recorded(pkid) => {
                 self.recorded.insert(pkid);

@@ -4,9 +4,11 @@
 //! types. Here they become one, with only what source and sink use. Whoever
 //! replaces the library replaces this folder.
 
+mod linger;
 mod v3;
 mod v5;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +19,8 @@ use rumqttc_v4 as lib3;
 use rumqttc_v5 as lib5;
 
 use crate::secrets::Secrets;
+
+pub(crate) use linger::Linger;
 
 /// Largest packet taken from a broker, in bytes. Larger than what a batch can
 /// carry, so that a message between the two is counted and acknowledged and
@@ -39,6 +43,8 @@ pub(crate) struct Options {
     /// Most unacknowledged messages to the broker.
     pub(crate) in_flight: u16,
     pub(crate) will: Option<Will>,
+    /// Has the connections that are being closed.
+    pub(crate) linger: Arc<Linger>,
 }
 
 /// What the broker is to keep of a client that is away.
@@ -76,7 +82,12 @@ impl Will {
 #[derive(Debug)]
 pub(crate) enum Happened {
     /// CONNACK with success.
-    Connected { session_present: bool },
+    Connected {
+        /// The broker had kept the session.
+        session_present: bool,
+        /// What the broker takes.
+        takes: Takes,
+    },
     /// A message.
     Message(Incoming),
     /// The broker has sent PUBREL: the packet identifier is free again.
@@ -85,6 +96,24 @@ pub(crate) enum Happened {
     Recorded(u16),
     /// Anything else.
     Other,
+}
+
+/// What a broker says it takes (MQTT 5.0, section 3.2.2.3); an older one takes
+/// everything, or ends the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Takes {
+    /// Largest packet, in bytes.
+    pub(crate) packet: usize,
+    /// Highest quality of service.
+    pub(crate) qos: Qos,
+    /// Messages to be kept for later subscribers.
+    pub(crate) retain: bool,
+}
+
+impl Default for Takes {
+    fn default() -> Self {
+        Self { packet: usize::MAX, qos: Qos::ExactlyOnce, retain: true }
+    }
 }
 
 /// A message from the broker.
@@ -109,6 +138,17 @@ pub(crate) struct Outgoing {
     pub(crate) properties: Vec<(String, String)>,
 }
 
+impl Outgoing {
+    /// The most bytes that its packet can have with MQTT 5: headers, properties
+    /// and payload (MQTT 5.0, section 3.3).
+    pub(crate) fn packet_bytes(&self) -> usize {
+        let properties: usize =
+            self.properties.iter().map(|(name, value)| 5 + name.len() + value.len()).sum();
+        let content_type = self.content_type.as_ref().map_or(0, |text| 3 + text.len());
+        5 + 2 + self.topic.len() + 2 + 4 + content_type + properties + self.payload.len()
+    }
+}
+
 /// Completes when the broker has answered.
 pub(crate) type Answer = BoxFuture<'static, Result<(), Failure>>;
 
@@ -119,13 +159,15 @@ pub(crate) enum Failure {
     Lost,
     /// The broker said no.
     Refused(String),
+    /// The broker said no to this message, now and later.
+    Never(String),
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Lost => f.write_str("the connection was lost before the broker answered"),
-            Self::Refused(reason) => f.write_str(reason),
+            Self::Refused(reason) | Self::Never(reason) => f.write_str(reason),
         }
     }
 }

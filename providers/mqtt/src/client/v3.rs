@@ -1,10 +1,13 @@
 //! MQTT 3.1.1.
 
+use std::sync::Arc;
+
 use millrace_settings::{BrokerUrl, Qos};
 use rumqttc_v4 as lib;
 
 use super::{
-    Answer, CONNECT_TIMEOUT, Failure, Happened, Incoming, Options, Outgoing, PACKET_MAX, failed,
+    Answer, CONNECT_TIMEOUT, Failure, Happened, Incoming, Options, Outgoing, PACKET_MAX, Takes,
+    failed,
 };
 use crate::secrets::Secrets;
 
@@ -23,6 +26,11 @@ pub(super) fn open(
         .set_ack_mode(lib::AckMode::Manual)
         .set_inflight(options.in_flight)
         .set_max_packet_size(PACKET_MAX as usize, PACKET_MAX as usize);
+    let linger = Arc::clone(&options.linger);
+    wire.set_socket_connector(move |host, network| {
+        let linger = Arc::clone(&linger);
+        async move { Ok(linger.guard(lib::default_socket_connect(host, network).await?)) }
+    });
     if let Some(will) = &options.will {
         wire.set_last_will(lib::LastWill::new(
             will.topic.clone(),
@@ -96,7 +104,7 @@ pub(super) async fn publish(
 pub(super) fn happened(event: lib::Event) -> Happened {
     match event {
         lib::Event::Incoming(lib::Packet::ConnAck(ack)) => {
-            Happened::Connected { session_present: ack.session_present }
+            Happened::Connected { session_present: ack.session_present, takes: Takes::default() }
         }
         lib::Event::Incoming(lib::Packet::Publish(publish)) => Happened::Message(Incoming {
             qos: match publish.qos {

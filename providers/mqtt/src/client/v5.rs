@@ -9,7 +9,7 @@ use rumqttc_v5 as lib;
 
 use super::{
     Answer, CONNECT_TIMEOUT, Failure, Happened, Incoming, Options, Outgoing, PACKET_MAX, Session,
-    failed,
+    Takes, failed,
 };
 use crate::secrets::Secrets;
 
@@ -35,6 +35,11 @@ pub(super) fn open(
         .set_max_packet_size(Some(PACKET_MAX))
         .set_connect_timeout(Duration::from_secs(CONNECT_TIMEOUT))
         .set_outgoing_inflight_upper_limit(options.in_flight);
+    let linger = Arc::clone(&options.linger);
+    wire.set_socket_connector(move |host, network| {
+        let linger = Arc::clone(&linger);
+        async move { Ok(linger.guard(lib::default_socket_connect(host, network).await?)) }
+    });
     if let Some(will) = &options.will {
         wire.set_last_will(lib::LastWill::new(
             will.topic.clone(),
@@ -162,15 +167,37 @@ pub(super) async fn publish(
             lib::PublishNoticeError::Recv
             | lib::PublishNoticeError::SessionReset
             | lib::PublishNoticeError::Qos0NotFlushed => Failure::Lost,
+            lib::PublishNoticeError::V5PubAck(
+                reason @ (lib::PubAckReason::TopicNameInvalid
+                | lib::PubAckReason::PayloadFormatInvalid),
+            ) => Failure::Never(format!("the broker answers {reason:?}")),
+            lib::PublishNoticeError::V5PubRec(
+                reason @ (lib::PubRecReason::TopicNameInvalid
+                | lib::PubRecReason::PayloadFormatInvalid),
+            ) => Failure::Never(format!("the broker answers {reason:?}")),
             other => Failure::Refused(other.to_string()),
         })
     }))
 }
 
+fn takes(ack: &lib::ConnAck) -> Takes {
+    let Some(properties) = &ack.properties else { return Takes::default() };
+    let packet = properties.max_packet_size.and_then(|bytes| usize::try_from(bytes).ok());
+    Takes {
+        packet: packet.unwrap_or(usize::MAX),
+        qos: match properties.max_qos {
+            Some(0) => Qos::AtMostOnce,
+            Some(1) => Qos::AtLeastOnce,
+            _ => Qos::ExactlyOnce,
+        },
+        retain: properties.retain_available != Some(0),
+    }
+}
+
 pub(super) fn happened(event: lib::Event) -> Happened {
     match event {
         lib::Event::Incoming(lib::Packet::ConnAck(ack)) => {
-            Happened::Connected { session_present: ack.session_present }
+            Happened::Connected { session_present: ack.session_present, takes: takes(&ack) }
         }
         lib::Event::Incoming(lib::Packet::Publish(publish)) => {
             let properties = publish.properties.unwrap_or_default();

@@ -2,6 +2,8 @@
 //! library than the one that is tested.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
+pub mod rig;
+
 use std::sync::Arc;
 use std::time::Duration;
 
