@@ -38,6 +38,8 @@
 
 mod awaiting;
 mod client;
+mod keeper;
+mod secrets;
 mod sink;
 mod source;
 

@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use millrace_batch::{Batch, BatchWriter, Message};
 use millrace_kit::dead::{self, DeadKind};
-use millrace_kit::{Backoff, DeadLetters, Link, Packed, Sink, WriteError};
+use millrace_kit::{DeadLetters, Link, Packed, Sink, WriteError};
 use millrace_settings::mqtt::{SinkSettings, Version};
 use millrace_settings::{FieldError, Qos};
 use parking_lot::Mutex;
@@ -22,7 +22,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::KEY_PROPERTY;
-use crate::client::{self, Client, Credentials, Events, Failure, Happened, Options, Outgoing};
+use crate::client::{self, Client, Failure, Options, Outgoing, Session, Takes, Will};
+use crate::keeper::Keeper;
+use crate::secrets::References;
 
 /// How long the broker may take to acknowledge a batch. Shorter than the
 /// host's own limit for a call out of a stage: past that the stage would trap,
@@ -33,24 +35,17 @@ const WRITE_TIMEOUT: Duration = Duration::from_millis(3_500);
 /// broker. Mosquitto allows 20 by default and ends the connection at one more.
 const QOS2_WINDOW_V311: u16 = 20;
 
-/// How long DISCONNECT may take.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the connection's end may take.
+const CLOSING: Duration = Duration::from_secs(8);
 
 /// Writes to an MQTT broker.
 pub struct MqttSink {
-    shared: Arc<Shared>,
+    keeper: Arc<Keeper>,
     dead: Arc<dyn DeadLetters>,
     settings: SinkSettings,
     /// Publishes not yet acknowledged, of all writes together.
     window: Semaphore,
     connection: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What the connection's task and the writes share.
-struct Shared {
-    link: Arc<Link>,
-    /// Present while connected.
-    client: Mutex<Option<Client>>,
 }
 
 impl MqttSink {
@@ -77,19 +72,20 @@ impl MqttSink {
             version: settings.version,
             client_id: settings.client_id.clone().unwrap_or(client_id),
             keep_alive: settings.keep_alive.get(),
-            clean: true,
+            session: Session::Clean,
             // A sink subscribes to nothing.
             receive_maximum: 1,
             in_flight,
-            credentials: Credentials {
-                username: settings.username.clone(),
-                password_file: settings.password_file.clone(),
-            },
+            will: Will::of(&settings.client()),
+            linger: Arc::default(),
         };
-        let shared = Arc::new(Shared { link, client: Mutex::new(None) });
-        let connection = tokio::spawn(Arc::clone(&shared).keep_connected(options));
+        // Tried once here, so that an address the library cannot read is refused.
+        client::open(&options)?;
+        let references = References::of(&settings.client());
+        let keeper = Arc::new(Keeper::new(link, settings.qos, settings.retain));
+        let connection = tokio::spawn(Arc::clone(&keeper).keep_connected(options, references));
         Ok(Arc::new(Self {
-            shared,
+            keeper,
             dead,
             settings,
             window: Semaphore::new(usize::from(in_flight)),
@@ -98,20 +94,20 @@ impl MqttSink {
     }
 
     async fn write_batch(&self, body: Bytes) -> Result<(), WriteError> {
-        let client = self.shared.client.lock().clone();
-        let client = client.ok_or_else(|| self.unreachable())?;
+        let (client, takes) = self.keeper.connected().ok_or_else(|| self.unreachable())?;
         // The intake never lets one through; a foreign component may.
         let batch =
             Batch::parse(&body).map_err(|e| WriteError::Unreadable(format!("batch: {e}")))?;
         if batch.is_empty() {
             return Ok(());
         }
-        let telemetry = &self.shared.link.telemetry;
+        let telemetry = &self.keeper.link.telemetry;
         let _in_flight = telemetry.in_flight();
         let started = tokio::time::Instant::now();
         telemetry.received(batch.len() as u64, body.len() as u64);
         let written =
-            tokio::time::timeout(WRITE_TIMEOUT, self.publish_all(&client, &body, &batch)).await;
+            tokio::time::timeout(WRITE_TIMEOUT, self.publish_all((&client, takes), &body, &batch))
+                .await;
         match written {
             Ok(Ok(published)) => {
                 telemetry.delivered(published, body.len() as u64);
@@ -129,48 +125,63 @@ impl MqttSink {
     /// Publishes every message and waits for all acknowledgements.
     async fn publish_all(
         &self,
-        client: &Client,
+        (client, takes): (&Client, Takes),
         body: &Bytes,
         batch: &Batch<'_>,
     ) -> Result<u64, WriteError> {
         let mut answers = FuturesUnordered::new();
         let mut published = 0;
         for (place, message) in batch.messages().enumerate() {
-            let outgoing = match self.outgoing(body, &message) {
+            let outgoing = match self.outgoing(takes, body, &message) {
                 Ok(outgoing) => outgoing,
                 Err(text) => {
                     self.bury(batch, place, &message, &text).await?;
                     continue;
                 }
             };
-            let place = loop {
+            let room = loop {
                 tokio::select! {
                     // Never closed.
-                    place = self.window.acquire() => break place.map_err(|_| self.unreachable())?,
-                    Some(answer) = answers.next() => self.accepted(answer)?,
+                    room = self.window.acquire() => break room.map_err(|_| self.unreachable())?,
+                    Some((place, answer)) = answers.next() => {
+                        published += self.accepted(batch, place, answer).await?;
+                    }
                 }
             };
             let answer = client.publish(outgoing).await.map_err(|_| self.unreachable())?;
             answers.push(async move {
                 let result = answer.await;
-                drop(place);
-                result
+                drop(room);
+                (place, result)
             });
-            published += 1;
         }
-        while let Some(answer) = answers.next().await {
-            self.accepted(answer)?;
+        while let Some((place, answer)) = answers.next().await {
+            published += self.accepted(batch, place, answer).await?;
         }
         Ok(published)
     }
 
-    fn accepted(&self, answer: Result<(), Failure>) -> Result<(), WriteError> {
-        answer.map_err(|failure| match failure {
-            Failure::Lost => {
-                WriteError::Unreachable { target: self.target(), reason: failure.to_string() }
+    /// How many messages are published with this answer of the broker.
+    async fn accepted(
+        &self,
+        batch: &Batch<'_>,
+        place: usize,
+        answer: Result<(), Failure>,
+    ) -> Result<u64, WriteError> {
+        let target = || self.target();
+        match answer {
+            Ok(()) => Ok(1),
+            Err(Failure::Lost) => {
+                Err(WriteError::Unreachable { target: target(), reason: Failure::Lost.to_string() })
             }
-            Failure::Refused(reason) => WriteError::Refused { target: self.target(), reason },
-        })
+            Err(Failure::Refused(reason)) => Err(WriteError::Refused { target: target(), reason }),
+            Err(Failure::Never(text)) => {
+                if let Some(message) = batch.messages().nth(place) {
+                    self.bury(batch, place, &message, &text).await?;
+                }
+                Ok(0)
+            }
+        }
     }
 
     /// The message as it is published.
@@ -178,24 +189,38 @@ impl MqttSink {
     /// # Errors
     ///
     /// Why it never can be.
-    fn outgoing(&self, body: &Bytes, message: &Message<'_>) -> Result<Outgoing, String> {
+    fn outgoing(
+        &self,
+        takes: Takes,
+        body: &Bytes,
+        message: &Message<'_>,
+    ) -> Result<Outgoing, String> {
         let key = message.key.and_then(|key| std::str::from_utf8(key).ok());
-        let topic =
-            self.settings.topic.render(message.topic, key).map_err(|e| format!("topic {e}"))?;
+        let topic = self
+            .settings
+            .topic
+            .render(message.topic, key, |name| message.header(name))
+            .map_err(|e| format!("topic {e}"))?;
         let mut properties = Vec::new();
         if self.settings.version == Version::V5 {
             properties
                 .extend(message.headers().map(|(name, value)| (name.to_owned(), value.to_owned())));
             properties.extend(key.map(|key| (KEY_PROPERTY.to_owned(), key.to_owned())));
         }
-        Ok(Outgoing {
+        let outgoing = Outgoing {
             qos: self.settings.qos,
             retain: self.settings.retain,
             topic,
             payload: body.slice_ref(message.payload),
             content_type: message.content_type.map(str::to_owned),
             properties,
-        })
+        };
+        match outgoing.packet_bytes() {
+            bytes if bytes > takes.packet => {
+                Err(format!("its packet has {bytes} bytes, and the broker takes {}", takes.packet))
+            }
+            _ => Ok(outgoing),
+        }
     }
 
     async fn bury(
@@ -212,33 +237,33 @@ impl MqttSink {
             .map_err(unreadable)?;
         writer.push_record(message).map_err(unreadable)?;
         let single = Packed::read(writer.finish().into());
-        let names = &self.shared.link.names;
+        let names = &self.keeper.link.names;
         let letter =
             dead::letter(&single, names, DeadKind::InvalidArgument, 1, text).map_err(unreadable)?;
         self.dead.accept(letter).await?;
-        self.shared.link.telemetry.buried(1);
+        self.keeper.link.telemetry.buried(1);
         Ok(())
     }
 
     fn failed(&self, error: WriteError) -> WriteError {
-        self.shared.link.telemetry.error(millrace_kit::ErrorKind::Downstream, &error);
+        self.keeper.link.telemetry.error(millrace_kit::ErrorKind::Downstream, &error);
         error
     }
 
     fn unreachable(&self) -> WriteError {
-        let reason = self.shared.link.status().error.unwrap_or_else(|| "connecting".to_owned());
+        let reason = self.keeper.link.status().error.unwrap_or_else(|| "connecting".to_owned());
         WriteError::Unreachable { target: self.target(), reason }
     }
 
     fn target(&self) -> String {
-        format!("mqtt sink {}", self.shared.link.names.name)
+        format!("mqtt sink {}", self.keeper.link.names.name)
     }
 
     async fn end(&self) {
         let connection = self.connection.lock().take();
         if let Some(connection) = connection {
             let abort = connection.abort_handle();
-            if tokio::time::timeout(GOODBYE * 2, connection).await.is_err() {
+            if tokio::time::timeout(CLOSING, connection).await.is_err() {
                 abort.abort();
             }
         }
@@ -260,60 +285,5 @@ impl Drop for MqttSink {
         if let Some(connection) = self.connection.get_mut().take() {
             connection.abort();
         }
-    }
-}
-
-impl Shared {
-    async fn keep_connected(self: Arc<Self>, options: Options) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        let mut before = false;
-        while !self.link.drain.is_cancelled() {
-            let error = match client::login(&options.credentials).await {
-                Ok(login) => {
-                    let (client, mut events) = client::open(&options, login);
-                    self.connection(&client, &mut events, &mut before, &mut backoff).await
-                }
-                Err(error) => Some(error),
-            };
-            *self.client.lock() = None;
-            let Some(error) = error else { return };
-            self.link.retrying(format_args!("{}: {error}", options.url));
-            tokio::select! {
-                () = backoff.wait() => {}
-                () = self.link.drain.cancelled() => {}
-            }
-        }
-    }
-
-    /// One connection until it is lost, or until the link is drained (none).
-    async fn connection(
-        &self,
-        client: &Client,
-        events: &mut Events,
-        before: &mut bool,
-        backoff: &mut Backoff,
-    ) -> Option<String> {
-        loop {
-            tokio::select! {
-                event = events.next() => match event {
-                    Ok(Happened::Connected { .. }) => {
-                        if *before {
-                            self.link.telemetry.reconnected();
-                        }
-                        *before = true;
-                        backoff.reset();
-                        *self.client.lock() = Some(client.clone());
-                        self.link.connected();
-                    }
-                    Ok(_) => {}
-                    Err(error) => return Some(error),
-                },
-                () = self.link.drain.cancelled() => break,
-            }
-        }
-        client.disconnect();
-        let goodbye = async { while events.next().await.is_ok() {} };
-        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
-        None
     }
 }

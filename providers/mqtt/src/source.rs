@@ -19,22 +19,32 @@ use millrace_settings::{FieldError, Qos};
 use crate::KEY_PROPERTY;
 use crate::awaiting::Awaiting;
 use crate::client::{
-    self, Answer, Client, Credentials, Events, Failure, Happened, Incoming, Options,
+    self, Answer, Client, Events, Failure, Happened, Incoming, Linger, Options, Session as Kept,
+    Will,
 };
+use crate::secrets::References;
 
 /// Most bytes of messages taken and not yet safe. With it memory is bounded
 /// also when messages are large.
 const HELD_BYTES: usize = 64 << 20;
 
 /// How long the last acknowledgements and DISCONNECT may take.
-const GOODBYE: Duration = Duration::from_secs(1);
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Reads from an MQTT broker.
-#[derive(Debug)]
 pub struct MqttSource {
     settings: SourceSettings,
     limits: Limits,
-    options: Options,
+    client: Client,
+    events: Events,
+    references: References,
+    linger: Arc<Linger>,
+}
+
+impl std::fmt::Debug for MqttSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MqttSource").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 impl MqttSource {
@@ -50,21 +60,27 @@ impl MqttSource {
         client_id: String,
     ) -> Result<Self, FieldError> {
         client::check(&settings.url)?;
+        let common = settings.client();
+        let linger = Arc::new(Linger::default());
+        let expiry = settings.session_expiry.get().as_secs();
         let options = Options {
             url: settings.url.clone(),
             version: settings.version,
             client_id: settings.client_id.clone().unwrap_or(client_id),
             keep_alive: settings.keep_alive.get(),
-            clean: settings.clean_session,
+            session: match settings.clean_session {
+                true => Kept::Clean,
+                false => Kept::Kept(u32::try_from(expiry).unwrap_or(u32::MAX)),
+            },
             receive_maximum: u16::try_from(settings.receive_maximum.get()).unwrap_or(u16::MAX),
             // A source publishes nothing; the library wants room for one.
             in_flight: 1,
-            credentials: Credentials {
-                username: settings.username.clone(),
-                password_file: settings.password_file.clone(),
-            },
+            will: Will::of(&common),
+            linger: Arc::clone(&linger),
         };
-        Ok(Self { settings, limits, options })
+        let references = References::of(&common);
+        let (client, events) = client::open(&options)?;
+        Ok(Self { settings, limits, client, events, references, linger })
     }
 }
 
@@ -72,13 +88,19 @@ impl Source for MqttSource {
     fn run(self: Box<Self>, link: Arc<Link>, delivery: Arc<Delivery>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let inlet = Inlet::new(delivery, Arc::clone(&link), self.limits);
-            let (client, mut events) = client::open(&self.options, None);
+            let mut events = self.events;
+            let topic = self.settings.topic.as_str();
+            let filter = match &self.settings.share {
+                Some(group) => format!("$share/{group}/{topic}"),
+                None => topic.to_owned(),
+            };
             let mut session = Session {
-                client,
+                client: self.client,
                 link,
                 inlet,
+                filter,
                 settings: self.settings,
-                credentials: self.options.credentials,
+                references: self.references,
                 epoch: 0,
                 awaiting: Awaiting::default(),
                 recorded: HashSet::new(),
@@ -90,6 +112,8 @@ impl Source for MqttSource {
             };
             session.take_until_drained(&mut events).await;
             session.finish(&mut events).await;
+            drop(events);
+            self.linger.closed().await;
         })
     }
 }
@@ -106,8 +130,10 @@ struct Session {
     client: Client,
     link: Arc<Link>,
     inlet: Inlet<Token>,
+    /// What is subscribed to.
+    filter: String,
     settings: SourceSettings,
-    credentials: Credentials,
+    references: References,
     /// Number of the connection.
     epoch: u64,
     /// Packets taken on this connection and not yet acknowledged.
@@ -146,13 +172,14 @@ impl Session {
     /// Waits for the next event, and acknowledges what becomes safe meanwhile.
     /// While too much is held, nothing is read.
     async fn wait(&mut self, events: &mut Events) -> Woken {
-        let (pause, credentials) = (self.pause.take(), self.credentials.clone());
+        let (pause, references) = (self.pause.take(), self.references.clone());
+        let url = self.settings.url.clone();
         let fresh = self.epoch == 0 && !self.was_connected;
         let drain = self.link.drain.clone();
         let mut next = pin!(async move {
             if pause.is_some() || fresh {
                 tokio::time::sleep(pause.unwrap_or_default()).await;
-                events.set_login(client::login(&credentials).await?);
+                events.arm(&url, references.read().await?);
             }
             events.next().await
         });
@@ -181,7 +208,7 @@ impl Session {
 
     fn on_event(&mut self, event: Happened) {
         match event {
-            Happened::Connected { session_present } => self.on_connected(session_present),
+            Happened::Connected { session_present, .. } => self.on_connected(session_present),
             Happened::Message(message) => self.on_message(&message),
             Happened::Recorded(pkid) => {
                 self.recorded.insert(pkid);
@@ -210,8 +237,7 @@ impl Session {
             self.link.connected();
         } else {
             // Also in a resumed session: the settings may have changed since.
-            self.answer =
-                Some(self.client.subscribe(self.settings.topic.as_str(), self.settings.qos));
+            self.answer = Some(self.client.subscribe(&self.filter, self.settings.qos));
         }
     }
 
@@ -222,14 +248,14 @@ impl Session {
                 self.link.connected();
             }
             Err(error) => {
-                self.link.retrying(format_args!("subscribe to {}: {error}", self.settings.topic));
+                self.link.retrying(format_args!("subscribe to {}: {error}", self.filter));
                 // The connection stays: the broker's permissions may change.
-                let (client, topic, qos) =
-                    (self.client.clone(), self.settings.topic.to_string(), self.settings.qos);
+                let (client, filter, qos) =
+                    (self.client.clone(), self.filter.clone(), self.settings.qos);
                 let pause = self.backoff.next_pause();
                 self.answer = Some(Box::pin(async move {
                     tokio::time::sleep(pause).await;
-                    client.subscribe(&topic, qos).await
+                    client.subscribe(&filter, qos).await
                 }));
             }
         }

@@ -487,14 +487,3 @@ async fn the_password_is_read_from_its_file_at_each_connect() {
     task.abort();
     std::fs::remove_file(&folder).unwrap();
 }
-
-#[test]
-fn tls_is_refused_by_the_name_of_the_setting() {
-    let map = BTreeMap::from([
-        ("url".to_owned(), "mqtts://b:8883".to_owned()),
-        ("topic".to_owned(), "t".to_owned()),
-    ]);
-    let settings: SourceSettings = from_flat(&map, &[]).unwrap();
-    let limits = Limits { messages: 1, bytes: 1_024, linger: Duration::ZERO };
-    assert_eq!(MqttSource::new(settings, limits, "x".into()).unwrap_err().field, "url");
-}

@@ -26,7 +26,7 @@ pub mod values;
 
 pub use delivery::{Delivery, WithDelivery};
 pub use flat::{FieldError, from_flat, to_flat};
-pub use values::{BrokerUrl, Bytes, Count, Duration, Qos, TopicFilter, TopicTemplate};
+pub use values::{BrokerUrl, Bytes, Count, Duration, Qos, ShareName, TopicFilter, TopicTemplate};
 
 use schemars::JsonSchema;
 use serde::Serialize;

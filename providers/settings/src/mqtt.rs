@@ -5,10 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Settings;
 use crate::flat::FieldError;
-use crate::values::{BrokerUrl, Count, Duration, Qos, TopicFilter, TopicTemplate};
+use crate::values::{
+    BrokerUrl, Count, Duration, Qos, ShareName, TopicFilter, TopicTemplate, WillTopic,
+};
 
-/// Longest client identifier, in bytes (MQTT 5.0, section 1.5.4).
-const CLIENT_ID_MAX: usize = 65_535;
+/// Longest text or payload of CONNECT, in bytes (MQTT 5.0, section 1.5.4).
+const TEXT_MAX: usize = 65_535;
 
 /// Protocol version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -65,12 +67,19 @@ impl JsonSchema for Version {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SourceSettings {
-    /// Address of the broker: `mqtt://host:port`, or `mqtts://` for TLS. The
-    /// port is 1883, with TLS 8883, when left out.
+    /// Address of the broker: `mqtt://host:port`, or over WebSocket
+    /// `ws://host:port/path`; `mqtts://` and `wss://` with TLS. The port is 1883,
+    /// with TLS 8883, for WebSocket 80 and 443, when left out.
     pub url: BrokerUrl,
     /// Topics to subscribe to: `+` stands for one level, `#` at the end for all
-    /// that follow. `$share/<group>/<filter>` shares them with other clients.
+    /// that follow. `$share/<group>/<filter>` shares them with other clients, as
+    /// `share` does.
     pub topic: TopicFilter,
+    /// Shares the subscription with all clients that name the same group: each
+    /// message goes to one of them. The broker must know shared subscriptions,
+    /// which are a part of MQTT 5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<ShareName>,
     /// Quality of service asked for: 0 may lose messages, 1 and 2 do not.
     #[serde(default)]
     pub qos: Qos,
@@ -85,6 +94,10 @@ pub struct SourceSettings {
     /// messages sent while the source is away are lost.
     #[serde(default)]
     pub clean_session: bool,
+    /// How long the broker keeps the session, and the messages for it, while the
+    /// source is away, from 1s to 365d. MQTT 5; in 3.1.1 the broker decides.
+    #[serde(default = "session_expiry")]
+    pub session_expiry: SessionExpiry,
     /// Longest silence before a ping, from 1s to 18h.
     #[serde(default = "keep_alive")]
     pub keep_alive: KeepAlive,
@@ -98,6 +111,32 @@ pub struct SourceSettings {
     /// each connect; a final line break is not part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<String>,
+    /// File with the authorities that may have signed the broker's certificate,
+    /// in PEM, on the machine where the source runs, read at each connect. Without
+    /// it, those of that machine's operating system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca_file: Option<String>,
+    /// File with this client's certificate and those between it and its
+    /// authority, in PEM, read at each connect. For brokers that ask for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert_file: Option<String>,
+    /// File with the certificate's private key, in PEM and not encrypted, read
+    /// at each connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key_file: Option<String>,
+    /// Topic of the last will: what the broker publishes when the connection
+    /// ends without a goodbye. Needed for the other settings of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub will_topic: Option<WillTopic>,
+    /// Payload of the last will, a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub will_payload: Option<String>,
+    /// Quality of service of the last will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub will_qos: Option<Qos>,
+    /// Whether the broker keeps the last will for later subscribers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub will_retain: Option<bool>,
 }
 
 /// Publishes to an MQTT broker. The stage before it goes on only when the
@@ -105,11 +144,12 @@ pub struct SourceSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SinkSettings {
-    /// Address of the broker: `mqtt://host:port`, or `mqtts://` for TLS. The
-    /// port is 1883, with TLS 8883, when left out.
+    /// Address of the broker: `mqtt://host:port`, or over WebSocket
+    /// `ws://host:port/path`; `mqtts://` and `wss://` with TLS. The port is 1883,
+    /// with TLS 8883, for WebSocket 80 and 443, when left out.
     pub url: BrokerUrl,
-    /// Topic to publish to. `{topic}` and `{key}` stand for those of the
-    /// message.
+    /// Topic to publish to. `{topic}`, `{key}` and `{header:name}` stand for
+    /// those of the message.
     pub topic: TopicTemplate,
     /// Quality of service: 0 may lose messages, 1 and 2 do not.
     #[serde(default)]
@@ -138,11 +178,44 @@ pub struct SinkSettings {
     /// connect; a final line break is not part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<String>,
+    /// File with the authorities that may have signed the broker's certificate,
+    /// in PEM, on the machine where the sink runs, read at each connect. Without
+    /// it, those of that machine's operating system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca_file: Option<String>,
+    /// File with this client's certificate and those between it and its
+    /// authority, in PEM, read at each connect. For brokers that ask for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert_file: Option<String>,
+    /// File with the certificate's private key, in PEM and not encrypted, read
+    /// at each connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key_file: Option<String>,
+    /// Topic of the last will: what the broker publishes when the connection
+    /// ends without a goodbye. Needed for the other settings of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub will_topic: Option<WillTopic>,
+    /// Payload of the last will, a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub will_payload: Option<String>,
+    /// Quality of service of the last will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub will_qos: Option<Qos>,
+    /// Whether the broker keeps the last will for later subscribers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub will_retain: Option<bool>,
 }
 
 /// MQTT carries it as seconds in 16 bits (MQTT 5.0, section 3.1.2.10): 18h is
 /// the last whole hour below that.
 pub type KeepAlive = Duration<1_000, 64_800_000>;
+
+/// MQTT 5 carries it as seconds in 32 bits (MQTT 5.0, section 3.1.2.11.2).
+pub type SessionExpiry = Duration<1_000, 31_536_000_000>;
+
+const fn session_expiry() -> SessionExpiry {
+    Duration::from_millis(7 * 24 * 3_600_000)
+}
 
 const fn keep_alive() -> KeepAlive {
     Duration::from_millis(30_000)
@@ -159,45 +232,156 @@ const fn sink_in_flight() -> Count<1, 65_535> {
 
 impl Settings for SourceSettings {
     fn check(&self) -> Result<(), FieldError> {
-        check_client(
-            self.client_id.as_deref(),
-            self.username.as_deref(),
-            self.password_file.as_deref(),
-            self.version,
-        )
+        if let (Some(share), true) = (&self.share, self.topic.is_shared()) {
+            let message = "must be left out when the topic begins with $share";
+            return Err(FieldError::invalid("share", share.as_str(), message));
+        }
+        self.client().check()
     }
 }
 
 impl Settings for SinkSettings {
     fn check(&self) -> Result<(), FieldError> {
-        check_client(
-            self.client_id.as_deref(),
-            self.username.as_deref(),
-            self.password_file.as_deref(),
-            self.version,
-        )
+        self.client().check()
     }
 }
 
-/// What source and sink have in common.
-fn check_client(
-    client_id: Option<&str>,
-    username: Option<&str>,
-    password_file: Option<&str>,
-    version: Version,
-) -> Result<(), FieldError> {
-    if let Some(id) = client_id
-        && (id.is_empty() || id.len() > CLIENT_ID_MAX)
-    {
-        let message = format!("must be 1 to {CLIENT_ID_MAX} bytes; leave it out to have one made");
-        return Err(FieldError::invalid("client-id", id, message));
-    }
-    match (username, password_file) {
-        (_, Some("")) => Err(FieldError::invalid("password-file", "", "must be a path")),
-        // MQTT 3.1.1, section 3.1.2.9: no password without a user name.
-        (None, Some(path)) if version == Version::V311 => {
-            Err(FieldError::invalid("password-file", path, "needs a username in MQTT 3.1.1"))
+/// What source and sink have in common: who the client is, and how it connects.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'a> {
+    /// Address of the broker.
+    pub url: &'a BrokerUrl,
+    /// Protocol version.
+    pub version: Version,
+    /// Client identifier, if one is named.
+    pub client_id: Option<&'a str>,
+    /// User name.
+    pub username: Option<&'a str>,
+    /// File with the password.
+    pub password_file: Option<&'a str>,
+    /// File with authorities.
+    pub tls_ca_file: Option<&'a str>,
+    /// File with the client's certificate.
+    pub tls_cert_file: Option<&'a str>,
+    /// File with its key.
+    pub tls_key_file: Option<&'a str>,
+    /// Topic of the last will.
+    pub will_topic: Option<&'a str>,
+    /// Its payload.
+    pub will_payload: Option<&'a str>,
+    /// Its quality of service.
+    pub will_qos: Option<Qos>,
+    /// Whether it is kept.
+    pub will_retain: Option<bool>,
+}
+
+macro_rules! client {
+    ($($settings:ident)*) => {$(
+        impl $settings {
+            /// What source and sink have in common.
+            #[must_use]
+            pub fn client(&self) -> Client<'_> {
+                Client {
+                    url: &self.url,
+                    version: self.version,
+                    client_id: self.client_id.as_deref(),
+                    username: self.username.as_deref(),
+                    password_file: self.password_file.as_deref(),
+                    tls_ca_file: self.tls_ca_file.as_deref(),
+                    tls_cert_file: self.tls_cert_file.as_deref(),
+                    tls_key_file: self.tls_key_file.as_deref(),
+                    will_topic: self.will_topic.as_ref().map(WillTopic::as_str),
+                    will_payload: self.will_payload.as_deref(),
+                    will_qos: self.will_qos,
+                    will_retain: self.will_retain,
+                }
+            }
         }
-        _ => Ok(()),
+    )*};
+}
+
+client! { SourceSettings SinkSettings }
+
+impl Client<'_> {
+    /// Checks what concerns more than one of them.
+    fn check(&self) -> Result<(), FieldError> {
+        if let Some(id) = self.client_id
+            && (id.is_empty() || id.len() > TEXT_MAX || id.contains('\0'))
+        {
+            let message = format!("must be 1 to {TEXT_MAX} bytes; leave it out to have one made");
+            return Err(FieldError::invalid("client-id", id, message));
+        }
+        for (field, value) in [("username", self.username), ("will-payload", self.will_payload)] {
+            if let Some(text) = value
+                && text.len() > TEXT_MAX
+            {
+                let message = format!("must be at most {TEXT_MAX} bytes");
+                return Err(FieldError::invalid(field, text, message));
+            }
+        }
+        match (self.username, self.password_file) {
+            (Some(name), _) if name.contains('\0') => {
+                Err(FieldError::invalid("username", name, "must not contain the null character"))
+            }
+            (_, Some(path)) if !is_path(path) => {
+                Err(FieldError::invalid("password-file", path, "must be a path"))
+            }
+            // MQTT 3.1.1, section 3.1.2.9: no password without a user name.
+            (None, Some(path)) if self.version == Version::V311 => {
+                Err(FieldError::invalid("password-file", path, "needs a username in MQTT 3.1.1"))
+            }
+            _ => Ok(()),
+        }?;
+        self.check_tls()?;
+        self.check_will()
     }
+
+    fn check_tls(&self) -> Result<(), FieldError> {
+        let files = [
+            ("tls-ca-file", self.tls_ca_file),
+            ("tls-cert-file", self.tls_cert_file),
+            ("tls-key-file", self.tls_key_file),
+        ];
+        for (field, file) in files {
+            let Some(path) = file else { continue };
+            if !is_path(path) {
+                return Err(FieldError::invalid(field, path, "must be a path"));
+            }
+            if !self.url.tls() {
+                let message = "needs TLS: a url that begins with mqtts:// or wss://";
+                return Err(FieldError::invalid(field, path, message));
+            }
+        }
+        match (self.tls_cert_file, self.tls_key_file) {
+            (Some(path), None) => {
+                Err(FieldError::invalid("tls-cert-file", path, "needs a tls-key-file"))
+            }
+            (None, Some(path)) => {
+                Err(FieldError::invalid("tls-key-file", path, "needs a tls-cert-file"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_will(&self) -> Result<(), FieldError> {
+        if self.will_topic.is_some() {
+            return Ok(());
+        }
+        let qos = self.will_qos.map(|qos| qos.number().to_string());
+        let retain = self.will_retain.map(|retain| retain.to_string());
+        let parts = [
+            ("will-payload", self.will_payload),
+            ("will-qos", qos.as_deref()),
+            ("will-retain", retain.as_deref()),
+        ];
+        match parts.into_iter().find_map(|(field, value)| Some((field, value?))) {
+            Some((field, value)) => Err(FieldError::invalid(field, value, "needs a will-topic")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a file can have this path.
+fn is_path(path: &str) -> bool {
+    !path.is_empty() && !path.contains('\0')
 }

@@ -117,6 +117,40 @@ fn every_error_is_found_at_once() {
 }
 
 #[test]
+fn settings_that_need_one_another_say_so() {
+    let tls = ("url", "mqtts://b");
+    for (entries, field, message) in [
+        (vec![("tls-ca-file", "/ca.pem")], "tls-ca-file", "mqtts://"),
+        (vec![tls, ("tls-cert-file", "/c.pem")], "tls-cert-file", "needs a tls-key-file"),
+        (vec![tls, ("tls-key-file", "/k.pem")], "tls-key-file", "needs a tls-cert-file"),
+        (vec![tls, ("tls-ca-file", "")], "tls-ca-file", "must be a path"),
+        (vec![("will-payload", "gone")], "will-payload", "needs a will-topic"),
+        (vec![("will-qos", "1")], "will-qos", "needs a will-topic"),
+        (vec![("will-retain", "false")], "will-retain", "needs a will-topic"),
+        (vec![("will-topic", "a/+")], "will-topic", "must not contain + or #"),
+        (vec![("share", "a/b")], "share", "must not contain /"),
+        (vec![("share", "g"), ("topic", "$share/g/a")], "share", "$share"),
+        (vec![("session-expiry", "0s")], "session-expiry", "from 1s to 365d"),
+    ] {
+        let error = from_flat::<SourceSettings, _>(&source(&entries), &[]).unwrap_err();
+        assert_eq!(error.field, field, "{error}");
+        assert!(error.message.contains(message), "{error}");
+    }
+    let all = [
+        ("url", "wss://b/mqtt"),
+        ("tls-ca-file", "/ca.pem"),
+        ("tls-cert-file", "/c.pem"),
+        ("tls-key-file", "/k.pem"),
+        ("share", "line"),
+        ("will-topic", "plant/gone"),
+        ("will-payload", "source"),
+        ("will-qos", "2"),
+        ("will-retain", "true"),
+    ];
+    assert!(check_flat::<SourceSettings>(&source(&all), &[]).is_empty());
+}
+
+#[test]
 fn a_password_in_the_address_is_refused_and_not_repeated() {
     for url in [
         "mqtt://me:s3cret@localhost",
@@ -206,6 +240,17 @@ fn addresses_are_read_as_they_are_written() {
         let url: BrokerUrl = text.parse().unwrap();
         assert_eq!((url.tls(), url.host(), url.port()), (tls, host, port), "{text}");
         assert_eq!(url.to_string().parse::<BrokerUrl>().unwrap(), url);
+        assert!(!url.websocket() && url.path().is_empty());
+    }
+    for (text, tls, port, path) in [
+        ("ws://broker", false, 80, "/"),
+        ("ws://broker:9001/mqtt", false, 9001, "/mqtt"),
+        ("wss://broker/a/b", true, 443, "/a/b"),
+    ] {
+        let url: BrokerUrl = text.parse().unwrap();
+        let found = (url.tls(), url.websocket(), url.port(), url.path());
+        assert_eq!(found, (tls, true, port, path), "{text}");
+        assert_eq!(url.to_string().parse::<BrokerUrl>().unwrap(), url);
     }
     for text in [
         "",
@@ -215,6 +260,10 @@ fn addresses_are_read_as_they_are_written() {
         "mqtt://localhost:99999",
         "mqtt://a?b",
         "mqtt://a#b",
+        "mqtt://a/path",
+        "ws://a/path?token=x",
+        "wss://user:pass@a/path",
+        "ws://",
     ] {
         assert!(text.parse::<BrokerUrl>().is_err(), "{text}");
     }
@@ -244,17 +293,40 @@ fn topic_filters_follow_the_protocol() {
     }
 }
 
+/// The headers of a message that has none.
+fn none(_: &str) -> Option<&'static str> {
+    None
+}
+
 #[test]
 fn topics_are_made_from_templates() {
     let template: TopicTemplate = "plant/{key}/of/{topic}".parse().unwrap();
-    assert_eq!(template.render("a/b", Some("k")).unwrap(), "plant/k/of/a/b");
-    assert!(template.render("a", None).unwrap_err().to_string().contains("key"));
-    assert!(template.render("a/+", Some("k")).is_err());
-    assert!(template.render("a", Some("\0")).is_err());
+    assert_eq!(template.render("a/b", Some("k"), none).unwrap(), "plant/k/of/a/b");
+    assert!(template.render("a", None, none).unwrap_err().to_string().contains("key"));
+    assert!(template.render("a/+", Some("k"), none).is_err());
+    assert!(template.render("a", Some("\0"), none).is_err());
     assert_eq!(template.literal(), None);
     assert_eq!("plant/alerts".parse::<TopicTemplate>().unwrap().literal(), Some("plant/alerts"));
-    assert!("{topic}".parse::<TopicTemplate>().unwrap().render("", None).is_err());
-    for wrong in ["", "a/+", "a/#", "{line}", "{topic", "topic}", "{{topic}}", "a}b"] {
+    assert!("{topic}".parse::<TopicTemplate>().unwrap().render("", None, none).is_err());
+    let line: TopicTemplate = "factory/{header:line}/alerts".parse().unwrap();
+    assert_eq!(line.to_string(), "factory/{header:line}/alerts");
+    let header = |name: &str| (name == "line").then_some("press");
+    assert_eq!(line.render("t", None, header).unwrap(), "factory/press/alerts");
+    assert!(line.render("t", None, none).unwrap_err().to_string().contains("header line"));
+    assert!(line.render("t", None, |_| Some("a/+")).is_err());
+    for wrong in [
+        "",
+        "a/+",
+        "a/#",
+        "{line}",
+        "{header:}",
+        "{header:a",
+        "{header:{a}}",
+        "{topic",
+        "topic}",
+        "{{topic}}",
+        "a}b",
+    ] {
         assert!(wrong.parse::<TopicTemplate>().is_err(), "{wrong}");
     }
 }
@@ -326,6 +398,7 @@ proptest! {
         client_id in proptest::option::of("\\PC{1,20}"), clean_session in any::<bool>(),
         keep_alive in 1_000..64_800_000u64, receive_maximum in 1..=65_535u64,
         username in proptest::option::of("\\PC{0,20}"),
+        share in proptest::option::of("[a-z]{1,9}"), session_expiry in 1_000..31_536_000_000u64,
     ) {
         round_trip(&SourceSettings {
             url, topic: topic.parse().unwrap(), qos,
@@ -335,6 +408,11 @@ proptest! {
             receive_maximum: Count::new(receive_maximum).unwrap(),
             username,
             password_file: (!old).then(|| "/run/secrets/mqtt".to_owned()),
+            share: share.map(|share| share.parse().unwrap()),
+            session_expiry: Duration::from_millis(session_expiry),
+            tls_ca_file: None, tls_cert_file: None, tls_key_file: None,
+            will_topic: Some("gone".parse().unwrap()), will_payload: None,
+            will_qos: Some(qos), will_retain: Some(clean_session),
         });
     }
 
@@ -348,6 +426,8 @@ proptest! {
             keep_alive: Duration::from_millis(keep_alive),
             in_flight: Count::new(in_flight).unwrap(),
             username: None, password_file: None,
+            tls_ca_file: None, tls_cert_file: None, tls_key_file: None,
+            will_topic: None, will_payload: None, will_qos: None, will_retain: None,
         });
     }
 

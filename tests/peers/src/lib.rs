@@ -8,6 +8,7 @@
 //! A missing program is an error that says how to install it: a test that
 //! skips itself is a test that does not exist.
 
+mod certificates;
 mod kafka;
 mod kafka_certificates;
 mod modbus;
@@ -15,10 +16,11 @@ mod mosquitto;
 mod nats;
 mod process;
 
+pub use certificates::{Authority, Identity, Validity};
 pub use kafka::{KAFKA_USER, Kafka, KafkaOptions};
 pub use kafka_certificates::Certificates;
 pub use modbus::{ModbusSlave, SerialPair, SlaveMode, SlaveUnit};
-pub use mosquitto::Mosquitto;
+pub use mosquitto::{Mosquitto, mosquitto_password};
 pub use nats::{NatsOptions, NatsServer};
 
 use std::io;
@@ -47,6 +49,9 @@ pub enum PeerError {
         /// Its output, or that it took too long.
         reason: String,
     },
+    /// A certificate could not be made.
+    #[error("certificate: {0}")]
+    Certificate(String),
     /// The operating system said no.
     #[error(transparent)]
     Io(#[from] io::Error),

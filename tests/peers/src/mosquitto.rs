@@ -1,7 +1,11 @@
 //! Mosquitto, the MQTT broker.
 
 use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::{Program, Running};
@@ -12,6 +16,24 @@ const PROGRAM: Program = Program {
     variable: "MILLRACE_MOSQUITTO",
     install: "apt-get install mosquitto, or `make setup`",
 };
+
+/// Writes a password file with one user, in the form that Mosquitto reads.
+///
+/// # Errors
+///
+/// When the broker's own tool is missing or fails.
+pub fn mosquitto_password(file: &Path, user: &str, password: &str) -> Result<(), PeerError> {
+    let tool =
+        Program { name: "mosquitto_passwd", variable: "MILLRACE_MOSQUITTO_PASSWD", ..PROGRAM };
+    let output = Command::new(tool.find()?)
+        .args(["-c".as_ref(), "-b".as_ref(), file.as_os_str(), user.as_ref(), password.as_ref()])
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let reason = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(PeerError::NotStarted { program: tool.name, reason })
+}
 
 /// A broker on a free port that keeps sessions and queued messages over a
 /// restart.
@@ -84,6 +106,39 @@ impl Mosquitto {
     /// When the operating system refuses.
     pub fn kill(&mut self) -> io::Result<()> {
         self.running.take().map_or(Ok(()), |mut running| running.kill())
+    }
+
+    /// Stops it from answering, or lets it go on.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system refuses.
+    pub fn freeze(&self, freeze: bool) -> io::Result<()> {
+        self.running.as_ref().map_or(Ok(()), |running| running.freeze(freeze))
+    }
+
+    /// Has it write sessions and queued messages now, as it does at its end: a
+    /// later [`Mosquitto::kill`] loses only what came after.
+    ///
+    /// # Errors
+    ///
+    /// When it does not say in time that it has.
+    pub fn save(&self) -> Result<(), PeerError> {
+        const SAYS: &str = "Saving in-memory database";
+        let Some(running) = &self.running else { return Ok(()) };
+        let before = self.log().matches(SAYS).count();
+        running.signal(Signal::USR1)?;
+        let start = Instant::now();
+        while self.log().matches(SAYS).count() == before {
+            if start.elapsed() > Duration::from_secs(10) {
+                let reason = "it has not saved its database".to_owned();
+                return Err(PeerError::NotStarted { program: PROGRAM.name, reason });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // It says so before, and answers again when it has: writing takes its only thread.
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
     }
 
     /// Ends it in order: sessions and queued messages are written.

@@ -134,7 +134,8 @@ impl Running {
         self.signal(if freeze { Signal::STOP } else { Signal::CONT })
     }
 
-    fn signal(&self, signal: Signal) -> io::Result<()> {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         Ok(kill_process(pid.ok_or(io::ErrorKind::NotFound)?, signal)?)
     }

@@ -1,0 +1,77 @@
+//! Drain on shutdown.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use millrace_kit::State;
+use tokio::time::{Instant, sleep};
+
+use crate::peer::{Note, Outside, Peer, Role};
+use crate::rig::{self, DRAIN_LIMIT, WATCH};
+use crate::stage::TestStage;
+
+pub(super) async fn source_drains<P: Peer>(peer: &mut P) -> Result<()> {
+    let stage = Arc::new(TestStage::default());
+    let run = rig::source_to(peer, &stage).await?;
+    stage.hold(true);
+    match peer.abilities().outside {
+        Outside::Log => {
+            peer.produce(&Note::all(0..20)).await?;
+            run.sees(peer, 0..20).await?;
+        }
+        Outside::State { .. } => run.takes(peer, 1).await?,
+    }
+    run.link.start_drain();
+    sleep(WATCH).await;
+    ensure!(!run.has_ended(), "run has returned with messages that are not safe");
+    let taken = run.counters().messages_in;
+    peer.produce(&[Note::new(rig::state(peer, 20))]).await?;
+    sleep(WATCH).await;
+    ensure!(run.counters().messages_in == taken, "a drained source takes messages");
+    stage.hold(false);
+    let link = run.link.clone();
+    run.ended(DRAIN_LIMIT).await?;
+    ensure!(link.state() == State::Draining, "the state after the drain is {:?}", link.state());
+    let counters = link.telemetry.snapshot();
+    ensure!(counters.messages_out == taken && counters.in_flight == 0, "not safe: {counters:?}");
+    if peer.abilities().outside == Outside::Log {
+        // What came after the drain waits; what was safe does not come again.
+        let next = rig::source(peer).await?;
+        next.sees(peer, 20..21).await?;
+        sleep(WATCH).await;
+        let counts = next.counts(peer);
+        ensure!(counts.len() == 1, "safe, and came again: {counts:?}");
+        next.drain().await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn source_drains_while_away<P: Peer>(peer: &mut P) -> Result<()> {
+    let run = rig::source(peer).await?;
+    peer.stop().await?;
+    run.reaches(State::Retrying).await?;
+    run.drain().await?;
+    // And one that has never been connected.
+    let run = rig::start_source(peer, &peer.config(Role::Source), &Arc::default())?;
+    run.reaches(State::Retrying).await?;
+    run.drain().await
+}
+
+pub(super) async fn sink_closes<P: Peer>(peer: &mut P) -> Result<()> {
+    let run = rig::sink(peer).await?;
+    let notes: Vec<Note> = (0..50).map(|number| Note::new(rig::state(peer, number))).collect();
+    run.writes(peer, &notes).await?;
+    run.close().await?;
+    rig::outside_has(peer, 0..50).await?;
+    Ok(())
+}
+
+pub(super) async fn sink_closes_while_away<P: Peer>(peer: &mut P) -> Result<()> {
+    let run = rig::sink(peer).await?;
+    peer.stop().await?;
+    run.reaches(State::Retrying).await?;
+    let start = Instant::now();
+    run.close().await?;
+    ensure!(start.elapsed() < DRAIN_LIMIT, "closing took {:?}", start.elapsed());
+    Ok(())
+}
