@@ -8,7 +8,7 @@ export PATH := $(PATH):/usr/sbin:/usr/local/sbin
 CARGO := cargo
 BIN := $(CARGO_TARGET_DIR)/debug
 MILLRACE := $(MILLRACE_HOME)/bin/millrace
-PROVIDERS := conduit mqtt
+PROVIDERS := conduit modbus mqtt
 
 .PHONY: help
 help: ## This list

@@ -97,7 +97,7 @@ fn host() -> Check {
 
 fn providers() -> Check {
     let found: Result<Vec<PathBuf>, _> =
-        ["conduit", "mqtt"].into_iter().map(find::provider).collect();
+        ["conduit", "modbus", "mqtt"].into_iter().map(find::provider).collect();
     let found = found.map(|paths| {
         paths
             .iter()

@@ -42,6 +42,20 @@ fn the_examples_are_right() {
     }
 }
 
+/// Each connector's page begins with a whole pipeline.
+#[test]
+fn the_examples_of_connectors_are_right() {
+    let pages = fs::read_dir(reference().with_file_name("connectors")).unwrap();
+    for page in pages.map(|entry| entry.unwrap().path()) {
+        let text = fs::read_to_string(&page).unwrap();
+        let example = text.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+        let document = Document { file: "example", text: example.unwrap() };
+        let loaded = load(document, None, &Options::default());
+        assert!(loaded.findings().is_empty(), "{}: {}", page.display(), loaded.render(false));
+        assert!(loaded.plan().is_ok());
+    }
+}
+
 #[test]
 fn the_tables_of_settings_are_current() {
     let text = fs::read_to_string(reference()).unwrap();
@@ -105,9 +119,14 @@ fn value(property: &Value) -> String {
         choices.dedup();
         return choices.join(", ");
     }
+    if let Some(choices) = find(property, "oneOf").and_then(Value::as_array) {
+        let choices: Vec<&str> = choices.iter().filter_map(|c| c["const"].as_str()).collect();
+        return choices.join(", ");
+    }
     match (find(property, "minimum"), find(property, "maximum")) {
         (Some(min), Some(max)) => format!("{min} to {max}"),
         _ if property["type"] == "boolean" => "true, false".to_owned(),
+        _ if property["type"] == "object" => "mapping".to_owned(),
         _ => "text".to_owned(),
     }
 }
