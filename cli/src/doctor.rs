@@ -100,7 +100,7 @@ fn host() -> Check {
 
 fn providers() -> Check {
     let found: Result<Vec<PathBuf>, _> =
-        ["conduit", "mqtt", "gpio"].into_iter().map(find::provider).collect();
+        ["conduit", "mqtt", "kafka", "modbus", "gpio"].into_iter().map(find::provider).collect();
     let found = found.map(|paths| {
         paths
             .iter()

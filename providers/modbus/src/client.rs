@@ -10,12 +10,19 @@
 //! TCP it goes to the connection that was dropped. RTU has nothing that tells
 //! answers apart but unit, function and length, so after such a request the
 //! line is listened to for as long again and what comes is thrown away.
+//!
+//! **A serial line** can be open once only. Sources and sinks of one process
+//! that name the same line share it, request by request.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::io;
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-use millrace_settings::modbus::Register;
+use millrace_settings::modbus::{Register, Scheme};
+use parking_lot::Mutex as Lock;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_modbus::client::{Client as _, Context};
 use tokio_modbus::prelude::{Slave, SlaveContext as _};
@@ -84,16 +91,11 @@ const fn exception_name(code: u8) -> &'static str {
     }
 }
 
-/// What was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Bits(Vec<bool>),
-    Words(Vec<u16>),
-}
-
-/// What is written, and where.
+/// What a device is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
+    /// Functions 1 to 4: so many registers or bits from an address.
+    Read(Register, u16, u16),
     /// Function 5.
     Coil(u16, bool),
     /// Function 15.
@@ -104,10 +106,18 @@ pub(crate) enum Order {
     Words(u16, Vec<u16>),
 }
 
-/// A client of one connection; many units behind it share it.
+/// What it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Bits(Vec<bool>),
+    Words(Vec<u16>),
+    /// It has done what was to be written.
+    Done,
+}
+
+/// A connection; many units behind it share it.
 pub(crate) struct Client {
     transport: Transport,
-    timing: Timing,
     context: Option<Context>,
     /// When the last answer came, or the connection was made.
     last: Instant,
@@ -115,32 +125,55 @@ pub(crate) struct Client {
     unsettled: bool,
 }
 
+/// A client that several links may use, one request at a time.
+pub(crate) type Shared = Arc<Mutex<Client>>;
+
+/// The serial lines of this process.
+static LINES: LazyLock<Lock<HashMap<String, (Transport, Weak<Mutex<Client>>)>>> =
+    LazyLock::new(Lock::default);
+
+/// The client for a transport: for a serial line that is in use already, with
+/// the same settings, the one that uses it. With other settings it is another
+/// client, which cannot open the line until the first is gone, and says so.
+pub(crate) fn client(transport: &Transport) -> Shared {
+    let new = || Arc::new(Mutex::new(Client::new(transport.clone())));
+    if transport.url.scheme() != Scheme::Rtu {
+        return new();
+    }
+    let mut lines = LINES.lock();
+    lines.retain(|_, (_, client)| client.strong_count() > 0);
+    let known = lines.get(transport.url.path()).filter(|(known, _)| known == transport);
+    if let Some(client) = known.and_then(|(_, client)| client.upgrade()) {
+        return client;
+    }
+    let client = new();
+    let entry = (transport.clone(), Arc::downgrade(&client));
+    lines.insert(transport.url.path().to_owned(), entry);
+    client
+}
+
 impl Client {
-    pub(crate) fn new(transport: Transport, timing: Timing) -> Self {
-        Self { transport, timing, context: None, last: Instant::now(), unsettled: false }
+    fn new(transport: Transport) -> Self {
+        Self { transport, context: None, last: Instant::now(), unsettled: false }
     }
 
     pub(crate) const fn is_connected(&self) -> bool {
         self.context.is_some()
     }
 
-    pub(crate) const fn timing(&self) -> &Timing {
-        &self.timing
-    }
-
     /// Makes the connection. Cancelling it leaves no connection.
-    pub(crate) async fn connect(&mut self) -> io::Result<()> {
+    pub(crate) async fn connect(&mut self, timing: &Timing) -> io::Result<()> {
         self.context = None;
         let mut wire = self.transport.open().await?;
         if self.transport.url.is_rtu() {
             if self.unsettled {
-                discard(&mut wire, self.timing.timeout).await?;
+                discard(&mut wire, timing.timeout).await?;
             }
             self.unsettled = false;
-            sleep(self.timing.pause_after_connect).await;
+            sleep(timing.pause_after_connect).await;
             self.context = Some(tokio_modbus::client::rtu::attach(wire));
         } else {
-            sleep(self.timing.pause_after_connect).await;
+            sleep(timing.pause_after_connect).await;
             self.context = Some(tokio_modbus::client::tcp::attach(wire));
         }
         self.last = Instant::now();
@@ -152,99 +185,59 @@ impl Client {
         self.context = None;
     }
 
-    /// Reads registers or bits.
-    pub(crate) async fn read(
+    /// Makes a unit do something, and checks that the answer says so.
+    pub(crate) async fn ask(
         &mut self,
         unit: u8,
-        register: Register,
-        address: u16,
-        count: u16,
+        order: &Order,
+        timing: &Timing,
     ) -> Result<Answer, Failure> {
-        let request = match register {
-            Register::Coil => Request::ReadCoils(address, count),
-            Register::Discrete => Request::ReadDiscreteInputs(address, count),
-            Register::Input => Request::ReadInputRegisters(address, count),
-            Register::Holding => Request::ReadHoldingRegisters(address, count),
-        };
-        let wanted = usize::from(count);
-        match self.patiently(unit, &request).await? {
-            // A whole number of bytes comes; the rest of the last means nothing.
-            Response::ReadCoils(bits) | Response::ReadDiscreteInputs(bits)
-                if bits.len() == wanted.div_ceil(8) * 8 =>
-            {
-                Ok(Answer::Bits(bits))
-            }
-            Response::ReadInputRegisters(words) | Response::ReadHoldingRegisters(words)
-                if words.len() == wanted =>
-            {
-                Ok(Answer::Words(words))
-            }
-            other => Err(self.mismatch(&format!("{count} asked for, {}", shown(&other)))),
-        }
-    }
-
-    /// Writes coils or registers. Ok when the device has said that it did.
-    pub(crate) async fn write(&mut self, unit: u8, order: &Order) -> Result<(), Failure> {
-        let request = match order {
-            Order::Coil(address, bit) => Request::WriteSingleCoil(*address, *bit),
-            Order::Word(address, word) => Request::WriteSingleRegister(*address, *word),
-            Order::Coils(address, bits) => {
-                Request::WriteMultipleCoils(*address, Cow::Borrowed(bits))
-            }
-            Order::Words(address, words) => {
-                Request::WriteMultipleRegisters(*address, Cow::Borrowed(words))
-            }
-        };
-        let response = self.patiently(unit, &request).await?;
-        let echoes = match (order, &response) {
-            (Order::Coil(address, bit), Response::WriteSingleCoil(at, is)) => {
-                (address, bit) == (at, is)
-            }
-            (Order::Word(address, word), Response::WriteSingleRegister(at, is)) => {
-                (address, word) == (at, is)
-            }
-            (Order::Coils(address, bits), Response::WriteMultipleCoils(at, count)) => {
-                address == at && bits.len() == usize::from(*count)
-            }
-            (Order::Words(address, words), Response::WriteMultipleRegisters(at, count)) => {
-                address == at && words.len() == usize::from(*count)
-            }
-            _ => false,
-        };
-        if echoes { Ok(()) } else { Err(self.mismatch(&shown(&response))) }
+        let response = self.patiently(unit, &order.request(), timing).await?;
+        order.answer(response).map_err(|what| self.mismatch(what))
     }
 
     /// Drops the connection: what is on it is out of step.
-    fn mismatch(&mut self, what: &str) -> Failure {
+    fn mismatch(&mut self, what: String) -> Failure {
         self.unsettled = true;
         self.close();
-        Failure::Malformed(what.to_owned())
+        Failure::Malformed(what)
     }
 
     /// Asks, and asks again while the device is busy.
-    async fn patiently(&mut self, unit: u8, request: &Request<'_>) -> Result<Response, Failure> {
-        for _ in 0..self.timing.busy_retries {
-            match self.call(unit, request.clone()).await {
+    async fn patiently(
+        &mut self,
+        unit: u8,
+        request: &Request<'_>,
+        timing: &Timing,
+    ) -> Result<Response, Failure> {
+        for _ in 0..timing.busy_retries {
+            match self.call(unit, request.clone(), timing).await {
                 Err(Failure::Exception(BUSY)) => sleep(BUSY_PAUSE).await,
                 result => return result,
             }
         }
-        self.call(unit, request.clone()).await
+        self.call(unit, request.clone(), timing).await
     }
 
     /// One request. The connection survives only an answer: after a timeout,
     /// a wrong answer, or when this future is dropped half-way, it is gone.
-    async fn call(&mut self, unit: u8, request: Request<'_>) -> Result<Response, Failure> {
-        let silence = self.transport.silence().max(self.timing.pause_between_requests);
-        if !silence.is_zero() {
-            sleep_until(self.last + silence).await;
+    async fn call(
+        &mut self,
+        unit: u8,
+        request: Request<'_>,
+        timing: &Timing,
+    ) -> Result<Response, Failure> {
+        let begin = self.last + self.transport.silence().max(timing.pause_between_requests);
+        // A timer in the past would still cost up to a millisecond.
+        if begin > Instant::now() {
+            sleep_until(begin).await;
         }
         let Some(mut context) = self.context.take() else {
             return Err(Failure::Unconnected("the connection was dropped".to_owned()));
         };
         self.unsettled = true;
         context.set_slave(Slave(unit));
-        let limit = self.timing.timeout;
+        let limit = timing.timeout;
         let result = match timeout(limit, context.call(request)).await {
             Err(_) => return Err(Failure::Timeout(limit)),
             Ok(Err(error)) => return Err(failure(error)),
@@ -254,6 +247,70 @@ impl Client {
         self.last = Instant::now();
         self.context = Some(context);
         result.map_err(|exception: ExceptionCode| Failure::Exception(exception.into()))
+    }
+}
+
+impl Order {
+    fn request(&self) -> Request<'_> {
+        match self {
+            Self::Read(Register::Coil, address, count) => Request::ReadCoils(*address, *count),
+            Self::Read(Register::Discrete, address, count) => {
+                Request::ReadDiscreteInputs(*address, *count)
+            }
+            Self::Read(Register::Input, address, count) => {
+                Request::ReadInputRegisters(*address, *count)
+            }
+            Self::Read(Register::Holding, address, count) => {
+                Request::ReadHoldingRegisters(*address, *count)
+            }
+            Self::Coil(address, bit) => Request::WriteSingleCoil(*address, *bit),
+            Self::Word(address, word) => Request::WriteSingleRegister(*address, *word),
+            Self::Coils(address, bits) => {
+                Request::WriteMultipleCoils(*address, Cow::Borrowed(bits))
+            }
+            Self::Words(address, words) => {
+                Request::WriteMultipleRegisters(*address, Cow::Borrowed(words))
+            }
+        }
+    }
+
+    /// The answer, if it is one to this: the library has checked unit and
+    /// function only.
+    fn answer(&self, response: Response) -> Result<Answer, String> {
+        use Response as R;
+        let done = match (self, &response) {
+            (
+                Self::Read(Register::Coil | Register::Discrete, _, count),
+                R::ReadCoils(bits) | R::ReadDiscreteInputs(bits),
+                // A whole number of bytes comes; the rest of the last means nothing.
+            ) => bits.len() == usize::from(*count).div_ceil(8) * 8,
+            (
+                Self::Read(Register::Input | Register::Holding, _, count),
+                R::ReadInputRegisters(words) | R::ReadHoldingRegisters(words),
+            ) => words.len() == usize::from(*count),
+            (Self::Coil(address, bit), R::WriteSingleCoil(at, is)) => (address, bit) == (at, is),
+            (Self::Word(address, word), R::WriteSingleRegister(at, is)) => {
+                (address, word) == (at, is)
+            }
+            (Self::Coils(address, bits), R::WriteMultipleCoils(at, count)) => {
+                address == at && bits.len() == usize::from(*count)
+            }
+            (Self::Words(address, words), R::WriteMultipleRegisters(at, count)) => {
+                address == at && words.len() == usize::from(*count)
+            }
+            _ => false,
+        };
+        match (done, response) {
+            (true, R::ReadCoils(bits) | R::ReadDiscreteInputs(bits)) => Ok(Answer::Bits(bits)),
+            (true, R::ReadInputRegisters(words) | R::ReadHoldingRegisters(words)) => {
+                Ok(Answer::Words(words))
+            }
+            (true, _) => Ok(Answer::Done),
+            (false, response) => match self {
+                Self::Read(_, _, count) => Err(format!("{count} asked for, {}", shown(&response))),
+                _ => Err(shown(&response)),
+            },
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use millrace_kit::telemetry::now_ns;
 use millrace_kit::{Backoff, ErrorKind, Link};
 use tokio::time::Instant;
 
-use crate::client::{Answer, Failure};
+use crate::client::{Answer, Failure, Order};
 use crate::plan::{Item, Limits, Request, plan};
 use crate::port::Port;
 
@@ -115,7 +115,7 @@ impl Poller {
     pub(crate) fn begin(&mut self) {
         self.answered = false;
         self.failure = None;
-        if self.split && !self.port.client.is_connected() && self.port.retry_at().is_some() {
+        if self.split && self.port.retry_at().is_some() {
             self.replan();
         }
     }
@@ -154,33 +154,9 @@ impl Poller {
     }
 
     async fn ask(&mut self, request: &Request) -> Result<Answer, Failure> {
-        let old = self.port.client.is_connected();
-        self.port.ensure().await?;
-        match self.read(request).await {
-            // A connection that was idle may have been closed by the device
-            // long ago; it shows only now.
-            Err(Failure::Lost(_)) if old => {
-                self.port.was_lost();
-                self.port.ensure().await?;
-                match self.read(request).await {
-                    Err(Failure::Lost(why)) => Err(self.useless(why)),
-                    result => result,
-                }
-            }
-            Err(Failure::Lost(why)) => Err(self.useless(why)),
-            result => result,
-        }
-    }
-
-    fn useless(&mut self, why: String) -> Failure {
-        self.port.was_lost();
-        self.port.was_useless(&why);
-        Failure::Lost(why)
-    }
-
-    async fn read(&mut self, request: &Request) -> Result<Answer, Failure> {
         let wire = request.wire;
-        self.port.client.read(request.unit, wire.register, wire.address, request.count).await
+        let order = Order::Read(wire.register, wire.address, request.count);
+        self.port.ask(request.unit, &order).await
     }
 
     fn on_answer(&mut self, place: usize, unit: u8) {

@@ -1,5 +1,5 @@
-//! A client that comes back: connecting with back-off, and what the link says
-//! about it.
+//! A link's use of a client: connecting with back-off, a second try where the
+//! first met a connection that had ended unseen, and what the link says of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +7,16 @@ use std::time::Duration;
 use millrace_kit::{Backoff, Link};
 use tokio::time::Instant;
 
-use crate::client::{Client, Failure};
+use crate::client::{Answer, Client, Failure, Order, Shared, Timing, client};
+use crate::transport::Transport;
 
 /// First and longest pause between two attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// One connection of a link.
+/// One link's client.
 pub(crate) struct Port {
-    pub(crate) client: Client,
+    client: Shared,
+    timing: Timing,
     link: Arc<Link>,
     url: String,
     backoff: Backoff,
@@ -29,11 +31,12 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    pub(crate) fn new(client: Client, link: Arc<Link>, url: String) -> Self {
+    pub(crate) fn new(transport: &Transport, timing: Timing, link: Arc<Link>) -> Self {
         Self {
-            client,
+            client: client(transport),
+            timing,
             link,
-            url,
+            url: transport.url.to_string(),
             backoff: Backoff::new(PAUSES.0, PAUSES.1),
             retry_at: None,
             error: String::new(),
@@ -42,41 +45,74 @@ impl Port {
         }
     }
 
-    /// A connection, made if there is none and it is time to try again.
+    pub(crate) const fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Makes a unit do something. Connects if need be.
+    ///
+    /// A connection that was idle may have been closed by the device long ago,
+    /// which shows only now: then the same is tried once more on a new one.
+    /// Done twice, a read or a write is the same as done once.
+    pub(crate) async fn ask(&mut self, unit: u8, order: &Order) -> Result<Answer, Failure> {
+        let client = Arc::clone(&self.client);
+        let mut client = client.lock().await;
+        let old = self.connect(&mut client).await?;
+        let mut result = client.ask(unit, order, &self.timing).await;
+        if old && matches!(result, Err(Failure::Lost(_))) {
+            self.lost = true;
+            self.connect(&mut client).await?;
+            result = client.ask(unit, order, &self.timing).await;
+        }
+        match &result {
+            // A connection that ends as soon as it is made: the next waits.
+            Err(Failure::Lost(why)) => self.has_no_use(why),
+            Err(Failure::Timeout(_) | Failure::Malformed(_)) => self.lost = true,
+            _ => {}
+        }
+        result
+    }
+
+    /// Makes a connection, if there is none and it is time to try again.
     pub(crate) async fn ensure(&mut self) -> Result<(), Failure> {
-        if self.client.is_connected() {
-            return Ok(());
+        let client = Arc::clone(&self.client);
+        let mut client = client.lock().await;
+        self.connect(&mut client).await.map(drop)
+    }
+
+    /// Whether there was a connection already; one there is now.
+    async fn connect(&mut self, client: &mut Client) -> Result<bool, Failure> {
+        if client.is_connected() {
+            return Ok(true);
         }
         if self.retry_at.is_some_and(|at| at > Instant::now()) {
             return Err(Failure::Unconnected(self.error.clone()));
         }
-        match self.client.connect().await {
+        match client.connect(&self.timing).await {
             Ok(()) => {
                 if std::mem::take(&mut self.lost) {
                     self.link.telemetry.reconnected();
                 }
                 self.retry_at = None;
-                Ok(())
+                Ok(false)
             }
             Err(error) => {
-                self.was_useless(&error.to_string());
+                self.has_no_use(&error.to_string());
                 Err(Failure::Unconnected(self.error.clone()))
             }
         }
     }
 
-    /// Notes that a connection ended that should not have.
-    pub(crate) const fn was_lost(&mut self) {
+    fn has_no_use(&mut self, why: &str) {
         self.lost = true;
-    }
-
-    /// There is no connection, or one that ends as soon as it is made: the next
-    /// attempt waits.
-    pub(crate) fn was_useless(&mut self, why: &str) {
-        self.client.close();
         self.retry_at = Some(Instant::now() + self.backoff.next_pause());
         self.error = format!("{}: {why}", self.url);
         self.is_away(&self.error.clone());
+    }
+
+    /// Ends the connection.
+    pub(crate) async fn close(&mut self) {
+        self.client.lock().await.close();
     }
 
     /// Tells the link that the other side answers.

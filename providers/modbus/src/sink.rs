@@ -21,7 +21,7 @@ use tokio::sync::Mutex as Queue;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use crate::client::{Client, Failure, Timing};
+use crate::client::{Failure, Timing};
 use crate::command::{Command, Granted};
 use crate::memory::Memory;
 use crate::port::Port;
@@ -91,8 +91,7 @@ impl ModbusSink {
             pause_between_requests: settings.pause_between_requests.get(),
             busy_retries: u32::try_from(settings.busy_retries.get()).unwrap_or(0),
         };
-        let client = Client::new(Transport::of_sink(&settings), timing);
-        let port = Port::new(client, Arc::clone(&link), settings.url.to_string());
+        let port = Port::new(&Transport::of_sink(&settings), timing, Arc::clone(&link));
         let shared = Arc::new(Shared {
             link,
             line: Queue::new(Line { port, next: Instant::now() }),
@@ -174,7 +173,7 @@ impl ModbusSink {
             self.memory.lock().done(place.first, n + 1);
         }
         if self.close_after_write {
-            line.port.client.close();
+            line.port.close().await;
         }
         Ok(written)
     }
@@ -208,17 +207,22 @@ impl ModbusSink {
         // A request that is given up half-way costs the connection: none is
         // begun that may not end in time.
         let begin = line.next.max(Instant::now());
-        if begin + line.port.client.timing().timeout > deadline {
+        if begin + line.port.timing().timeout > deadline {
             return Err(
                 self.too_late("not all is written yet; the rest follows with the next call")
             );
         }
-        sleep_until(begin).await;
+        // A timer in the past would still cost up to a millisecond.
+        if begin > Instant::now() {
+            sleep_until(begin).await;
+        }
         line.next = begin + self.gap;
         let late = |_| self.too_late(&format!("{}: no answer", command.what));
-        let result = timeout_at(deadline, attempt(&mut line.port, command)).await.map_err(late)?;
+        let result = timeout_at(deadline, line.port.ask(command.unit, &command.order))
+            .await
+            .map_err(late)?;
         match result {
-            Ok(()) => {
+            Ok(_) => {
                 line.port.is_there();
                 Ok(Written::Yes)
             }
@@ -233,7 +237,6 @@ impl ModbusSink {
                 Err(WriteError::Refused { target: self.target(), reason })
             }
             Err(Failure::Timeout(after)) => {
-                line.port.was_lost();
                 let target = format!("{}: {}", self.target(), command.what);
                 Err(WriteError::Timeout { target, after })
             }
@@ -287,32 +290,9 @@ impl ModbusSink {
             keeper.abort();
         }
         if let Ok(mut line) = timeout(GOODBYE, self.shared.line.lock()).await {
-            line.port.client.close();
+            line.port.close().await;
         }
     }
-}
-
-/// Connects if need be and writes. A connection that was idle may have been
-/// closed by the device long ago, which shows only now: that is tried once
-/// more on a new one. The same value twice is the same as once.
-async fn attempt(port: &mut Port, command: &Command) -> Result<(), Failure> {
-    let old = port.client.is_connected();
-    port.ensure().await?;
-    let mut result = port.client.write(command.unit, &command.order).await;
-    if old && matches!(result, Err(Failure::Lost(_))) {
-        port.was_lost();
-        port.ensure().await?;
-        result = port.client.write(command.unit, &command.order).await;
-    }
-    match &result {
-        Err(Failure::Lost(why)) => {
-            port.was_lost();
-            port.was_useless(why);
-        }
-        Err(Failure::Malformed(_)) => port.was_lost(),
-        _ => {}
-    }
-    result
 }
 
 impl Shared {
@@ -340,7 +320,7 @@ impl Shared {
             Ok(()) => {
                 line.port.seems_there();
                 if self.close_after_write {
-                    line.port.client.close();
+                    line.port.close().await;
                 }
                 LOOK
             }

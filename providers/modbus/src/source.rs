@@ -17,7 +17,7 @@ use millrace_settings::modbus::{Emit, SourceSettings};
 use millrace_settings::{FieldError, Settings};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::client::{Answer, Client, Timing};
+use crate::client::{Answer, Timing};
 use crate::plan::{self, Item, plan};
 use crate::poller::{Outcome, Poller, Step};
 use crate::port::Port;
@@ -113,8 +113,7 @@ impl Source for ModbusSource {
                 pause_between_requests: settings.pause_between_requests.get(),
                 busy_retries: u32::try_from(settings.busy_retries.get()).unwrap_or(0),
             };
-            let client = Client::new(Transport::of_source(settings), timing);
-            let port = Port::new(client, Arc::clone(&link), settings.url.to_string());
+            let port = Port::new(&Transport::of_source(settings), timing, Arc::clone(&link));
             let limits = plan::Limits::from(settings);
             let every = settings.interval.get();
             let poller = Poller::new(port, Arc::clone(&link), self.items, limits, every);
@@ -220,7 +219,7 @@ impl Run {
         }
         self.poller.end();
         if self.close_after_cycle {
-            self.poller.port.client.close();
+            self.poller.port.close().await;
         }
     }
 
@@ -270,6 +269,7 @@ impl Point {
             Ok(Answer::Words(words)) => {
                 words.get(place..).map_or_else(short, |words| self.decoder.read(words))
             }
+            Ok(Answer::Done) => short(),
             Err(why) => Reading::bad(Arc::clone(why)),
         }
     }

@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_millis(50);
 const CHARACTER_BITS: u64 = 11;
 
 /// Where the devices are and how the line is set.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Transport {
     pub(crate) url: ModbusUrl,
     baud_rate: u32,

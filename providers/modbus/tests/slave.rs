@@ -140,6 +140,35 @@ async fn on_a_serial_line_the_source_reads_and_the_sink_writes() {
 }
 
 #[tokio::test]
+async fn a_source_and_a_sink_share_a_serial_line() {
+    let line = SerialPair::start().unwrap();
+    let slave = ModbusSlave::start(SlaveMode::Serial(line.far()), &units()).unwrap();
+    let url = format!("rtu://{}", line.near().display());
+    let near = Near::open();
+    let fields = json!({"valve": {"address": "40010"}, "far": {"unit": 2, "address": "40050"}});
+    let set = |fields: &Value| json!({"parity": "none", "fields": fields, "timeout": "1s"});
+    let (link, task) = source(&url, &near, set(&fields));
+    let (sink, writes) = sink(&url, &near, set(&json!({"valve": {"address": "40010"}})));
+    reaches(&writes, State::Connected).await;
+    for value in 100..130 {
+        let value = value.to_string();
+        sink.write(batch([("valve", value.as_str())])).await.unwrap();
+    }
+    near.until("valve", |seen| seen.value() == 129).await;
+    drain(&link, task).await;
+    // The line stays open for the one that is left.
+    sink.write(batch([("valve", "7")])).await.unwrap();
+    assert!(near.seen.lock().iter().all(|seen| seen.quality() == "good"), "{:?}", near.seen.lock());
+    assert_eq!(slave.requests().last().unwrap(), "1 6 9 0");
+    // With other settings it cannot be opened twice.
+    let other = json!({"parity": "none", "baud-rate": 9600, "fields": fields});
+    let (link, task) = source(&url, &near, other);
+    reaches(&link, State::Retrying).await;
+    sink.close().await;
+    drain(&link, task).await;
+}
+
+#[tokio::test]
 async fn a_serial_line_that_disappears_gives_bad_readings_and_comes_back() {
     let mut line = SerialPair::start().unwrap();
     let mut slave = ModbusSlave::start(SlaveMode::Serial(line.far()), &units()).unwrap();

@@ -22,7 +22,7 @@ use crate::values::{Count, Duration};
 /// Most fields of one source or sink.
 pub const FIELDS_MAX: usize = 10_000;
 
-/// Longest name of a field, in bytes: it becomes the topic of messages.
+/// Longest name of a field, in bytes: it is the topic of messages.
 const NAME_MAX: usize = 200;
 
 /// Most registers of one read (Modbus Application Protocol 1.1b3, 6.3).
@@ -340,8 +340,13 @@ fn check_fields(
         return Err(FieldError::invalid("fields", &fields.len().to_string(), text));
     }
     for (name, field) in fields {
-        if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
-            let text = format!("a field's name must be 1 to {NAME_MAX} bytes of printable text");
+        // Dots and numbers are how errors name the way to a setting.
+        let plain = !name.contains('.') && !name.contains(char::is_control);
+        let number = name.bytes().all(|b| b.is_ascii_digit());
+        if name.is_empty() || name.len() > NAME_MAX || !plain || number {
+            let text = format!(
+                "a field's name must be 1 to {NAME_MAX} bytes without a dot, and not a number"
+            );
             return Err(FieldError::invalid("fields", name, text));
         }
         check(name, field).map_err(|error| error.prefixed(&format!("fields.{name}.")))?;
