@@ -211,7 +211,8 @@ impl Answer {
 pub struct Collector(Arc<Mutex<BTreeMap<u64, u64>>>);
 
 impl Collector {
-    fn take(&self, payload: &[u8]) {
+    /// Takes one result.
+    pub fn take(&self, payload: &[u8]) {
         let value: serde_json::Value = serde_json::from_slice(payload).expect("results are JSON");
         let seq = value["seq"].as_u64().expect("results are numbered");
         *self.0.lock().unwrap().entry(seq).or_default() += 1;

@@ -2,7 +2,7 @@
 //! getrusage has it) beside plain tokio-modbus making the same requests in the
 //! same run. The slave is another process.
 //!
-//! `cargo run --release --no-default-features --example throughput`
+//! `cargo run --release --no-default-features --example modbus_throughput`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -2,7 +2,7 @@
 //! the same work in the same process against the same broker. Messages have a
 //! value of 200 B, a key and a header; batches have 500.
 //!
-//! `cargo run --release --no-default-features -p millrace-kafka --example throughput`
+//! `cargo run --release --no-default-features -p millrace-kafka --example kafka_throughput`
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,0 +1,169 @@
+//! Each connector as the platform runs it: packed into an archive, started by its host, and started again when it dies.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use millrace_peers::Kafka;
+use millrace_tests::{ALERTS, Collector, Machine, Plant, hot};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::Message;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rustix::process::{Pid, Signal, kill_process};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Kafka to Kafka through one stage.
+const COPY: &str = r#"
+millrace: v1alpha1
+pipeline: copy
+version: 0.1.0
+sources: [orders]
+steps:
+  pass: { map: pass-map, from: orders }
+sinks:
+  copies: { from: pass }
+binding:
+  sources:
+    orders: { kafka: { brokers: "{brokers}", topics: orders, start: earliest } }
+  sinks:
+    copies: { kafka: { brokers: "{brokers}", topic: copies } }
+  components:
+    pass-map: { file: "{components}/pass-map.wasm" }
+"#;
+
+/// A line that no machine has: the status says so, and the deployment does not hang.
+const NO_LINE: &str = r#"
+millrace: v1alpha1
+pipeline: door
+version: 0.1.0
+sources: [door]
+steps:
+  pass: { map: pass-map, from: door }
+sinks:
+  relay: { from: pass }
+binding:
+  sources:
+    door: { gpio: { lines: { contact: { chip: no-such-chip, offset: 3, edge: both } } } }
+  sinks:
+    relay: { mqtt: { url: "{url}", topic: door } }
+  components:
+    pass-map: { file: "{components}/pass-map.wasm" }
+"#;
+
+/// Kills the provider's process as a crash would; its host starts it again.
+fn kill_provider(plant: &Plant, name: &str) {
+    let unpacked = plant.folder().join("host/tmp");
+    let mark = format!("_{name}_");
+    let mine = |exe: &Path| {
+        let file = exe.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default();
+        exe.starts_with(&unpacked) && file.contains(&mark)
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids: Vec<i32> = entries
+        .filter(|entry| std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| mine(&exe)))
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .collect();
+    assert_eq!(pids.len(), 1, "processes of {name}: {pids:?}");
+    kill_process(Pid::from_raw(pids[0]).unwrap(), Signal::KILL).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn providers_that_are_killed_under_load_lose_nothing() {
+    let plant = Plant::start().await;
+    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
+    let alerts = plant.collect("plant/alerts").await;
+    let mut machine = Machine::connect(&plant);
+    machine.readings(0..500, 500).await;
+    kill_provider(&plant, "conduit");
+    machine.readings(500..1500, 500).await;
+    kill_provider(&plant, "mqtt");
+    machine.readings(1500..2500, 500).await;
+    machine.acknowledged().await;
+    alerts.wait_for(&hot(0..2500), PATIENCE).await;
+    assert_eq!(alerts.seqs(), hot(0..2500));
+    println!("2500 readings in, 1250 alerts out, {} duplicates", alerts.duplicates());
+    plant.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_to_kafka_with_the_provider_and_the_broker_killed_loses_nothing() {
+    let mut kafka = Kafka::start().unwrap();
+    let brokers = kafka.brokers();
+    let client = |more: &[(&str, &str)]| {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &brokers);
+        more.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+        config
+    };
+    let admin: AdminClient<DefaultClientContext> = client(&[]).create().unwrap();
+    let topics = ["orders", "copies"].map(|t| NewTopic::new(t, 3, TopicReplication::Fixed(1)));
+    admin.create_topics(&topics, &AdminOptions::new()).await.unwrap();
+
+    let plant = Plant::start().await;
+    plant.deploy(&plant.define("copy.yaml", &COPY.replace("{brokers}", &brokers))).await;
+
+    let copies = Collector::default();
+    let reader: StreamConsumer =
+        client(&[("group.id", "reader"), ("auto.offset.reset", "earliest")]).create().unwrap();
+    reader.subscribe(&["copies"]).unwrap();
+    let own = copies.clone();
+    let reading = tokio::spawn(async move {
+        loop {
+            match reader.recv().await {
+                Ok(record) => own.take(record.payload().unwrap()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    });
+
+    let writer: FutureProducer =
+        client(&[("enable.idempotence", "true"), ("linger.ms", "5")]).create().unwrap();
+    let produce = async |seqs: std::ops::Range<u64>| {
+        let sent = seqs.map(|seq| {
+            let (writer, payload, key) = (&writer, format!("{{\"seq\":{seq}}}"), seq.to_string());
+            async move {
+                let record = FutureRecord::to("orders").payload(&payload).key(&key);
+                writer.send(record, Duration::from_secs(60)).await.unwrap();
+            }
+        });
+        futures::future::join_all(sent).await;
+    };
+    produce(0..2000).await;
+    copies.wait_for(&(0..500).collect(), PATIENCE).await;
+    kill_provider(&plant, "kafka");
+    produce(2000..4000).await;
+    kafka.kill().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    kafka.restart().unwrap();
+    produce(4000..6000).await;
+
+    let all: BTreeSet<u64> = (0..6000).collect();
+    copies.wait_for(&all, PATIENCE).await;
+    assert_eq!(copies.seqs(), all);
+    println!("6000 records in, 6000 out, {} duplicates", copies.duplicates());
+    reading.abort();
+    plant.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_not_there_is_said_in_the_status() {
+    let plant = Plant::start().await;
+    let file = plant.define("door.yaml", NO_LINE);
+    let deployed =
+        plant.millrace(&["pipeline", "deploy", file.to_str().unwrap(), "--timeout", "15s"]).await;
+    assert_eq!(deployed.code, 1, "{deployed:?}");
+    assert!(deployed.stderr.contains("gpio `door`"), "names the source: {deployed:?}");
+    assert!(deployed.stderr.contains("no-such-chip"), "says why: {deployed:?}");
+    plant.stop().await;
+}
