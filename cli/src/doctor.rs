@@ -195,10 +195,11 @@ fn mosquitto() -> Check {
 fn pymodbus() -> Check {
     let python = find::tools().join("pymodbus/bin/python3");
     let version = ["-c", "import pymodbus, serial; print('pymodbus', pymodbus.__version__)"];
-    let found = first_line(&python, &version).and_then(|line| match line.strip_prefix("pymodbus ") {
-        Some(_) => Ok(format!("{line} ({})", python.display())),
-        None => Err(format!("no pymodbus in {}", python.display())),
-    });
+    let found =
+        first_line(&python, &version).and_then(|line| match line.strip_prefix("pymodbus ") {
+            Some(_) => Ok(format!("{line} ({})", python.display())),
+            None => Err(format!("no pymodbus in {}", python.display())),
+        });
     check("pymodbus", "test", found, "scripts/setup pymodbus")
 }
 
