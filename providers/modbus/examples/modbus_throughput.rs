@@ -66,23 +66,54 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
 }
 
-/// Plain reads: the same requests at the same interval. CPU seconds.
-async fn plain(slave: &ModbusSlave, interval: Duration, cycles: u32) -> f64 {
+/// Plain reads: the same requests at the same interval, in a task as the source
+/// is. With `messages` every value also becomes a message in a batch, written by
+/// hand. CPU seconds.
+async fn plain(slave: &ModbusSlave, interval: Duration, cycles: u32, messages: bool) -> f64 {
     let address = ([127, 0, 0, 1], slave.port()).into();
-    let mut context = tokio_modbus::client::tcp::connect(address).await.unwrap();
-    let mut ticks = tokio::time::interval(interval);
-    let before = cpu();
-    let mut sum = 0_u64;
-    for _ in 0..cycles {
-        ticks.tick().await;
-        for unit in 1..=UNITS {
-            context.set_slave(Slave(unit));
-            let words = context.read_holding_registers(0, FIELDS).await.unwrap().unwrap();
-            sum += words.iter().map(|word| u64::from(*word)).sum::<u64>();
+    let reads = async move {
+        let mut context = tokio_modbus::client::tcp::connect(address).await.unwrap();
+        let mut ticks = tokio::time::interval(interval);
+        let mut sum = 0_u64;
+        for _ in 0..cycles {
+            ticks.tick().await;
+            for unit in 1..=UNITS {
+                context.set_slave(Slave(unit));
+                let words = context.read_holding_registers(0, FIELDS).await.unwrap().unwrap();
+                sum += words.iter().map(|word| u64::from(*word)).sum::<u64>();
+                if messages {
+                    assert!(pack(unit, &words).len() > 1_000);
+                }
+            }
         }
-    }
+        sum
+    };
+    let before = cpu();
+    let sum = tokio::spawn(reads).await.unwrap();
     assert_eq!(sum, u64::from(cycles) * u64::from(UNITS) * (0..u64::from(FIELDS)).sum::<u64>());
     (cpu() - before).as_secs_f64()
+}
+
+/// Values as messages like those of the source, in one batch.
+fn pack(unit: u8, words: &[u16]) -> Vec<u8> {
+    let now = millrace_kit::telemetry::now_ns();
+    let time = millrace_modbus::reading::rfc3339(now);
+    let mut writer = BatchWriter::new([("id", "plain")]).unwrap();
+    for (n, word) in words.iter().enumerate() {
+        let topic = format!("unit-{unit}/value-{n}");
+        let payload = format!(
+            "{{\"field\":\"{topic}\",\"value\":{word},\"quality\":\"good\",\"time\":\"{time}\"}}"
+        );
+        let fields = Fields {
+            timestamp: now,
+            topic: &topic,
+            content_type: Some("application/json"),
+            key: Some(b"1"),
+            payload: payload.as_bytes(),
+        };
+        writer.push(&fields, [("ingest-time", time.as_str())]).unwrap();
+    }
+    writer.finish()
 }
 
 /// The source at the same interval. CPU seconds, messages, bytes of batches.
@@ -121,21 +152,28 @@ async fn reads(slave: &ModbusSlave, interval: Duration, cycles: u32) {
         "\n{fields} fields on {UNITS} units every {interval:?}, {cycles} cycles of {UNITS} requests"
     );
     let wall = interval.as_secs_f64() * f64::from(cycles);
-    let base = plain(slave, interval, cycles).await;
+    let base = plain(slave, interval, cycles, false).await;
+    let packed = plain(slave, interval, cycles, true).await;
     let cycle = |cpu: f64| cpu * 1e6 / f64::from(cycles);
     println!(
         "  plain tokio-modbus     {:8.0} us a cycle  {:6.2} % of a core",
         cycle(base),
         100.0 * base / wall
     );
+    println!(
+        "  plain, values packed   {:8.0} us a cycle  {:6.2} % of a core",
+        cycle(packed),
+        100.0 * packed / wall
+    );
     for emit in ["interval", "change"] {
         let (used, messages, bytes) = source(slave, interval, cycles, emit).await;
         println!(
-            "  source, emit: {emit:8} {:8.0} us a cycle  {:6.2} % of a core  ratio {:.2}  \
+            "  source, emit: {emit:8} {:8.0} us a cycle  {:6.2} % of a core  ratio {:.2}, to packed {:.2}  \
              {messages} messages, {:.0} messages/s, {} B and {:.2} us more than plain each",
             cycle(used),
             100.0 * used / wall,
             used / base,
+            used / packed,
             messages as f64 / wall,
             bytes / messages.max(1),
             (used - base) * 1e6 / messages.max(1) as f64
@@ -199,9 +237,11 @@ async fn main() {
         (1..=UNITS).map(|unit| SlaveUnit::ascending(unit, FIELDS)).collect();
     let slave = ModbusSlave::start(SlaveMode::Tcp, &units).unwrap();
     // The first of everything costs more.
-    plain(&slave, Duration::from_millis(50), 5).await;
+    plain(&slave, Duration::from_millis(50), 5, true).await;
     source(&slave, Duration::from_millis(100), 5, "interval").await;
     reads(&slave, Duration::from_secs(1), 15).await;
     reads(&slave, Duration::from_millis(200), 50).await;
-    writes(&slave).await;
+    for _ in 0..3 {
+        writes(&slave).await;
+    }
 }

@@ -128,9 +128,11 @@ pub(crate) struct Client {
 /// A client that several links may use, one request at a time.
 pub(crate) type Shared = Arc<Mutex<Client>>;
 
+/// Serial lines in use, by path, with their settings.
+type Lines = HashMap<String, (Transport, Weak<Mutex<Client>>)>;
+
 /// The serial lines of this process.
-static LINES: LazyLock<Lock<HashMap<String, (Transport, Weak<Mutex<Client>>)>>> =
-    LazyLock::new(Lock::default);
+static LINES: LazyLock<Lock<Lines>> = LazyLock::new(Lock::default);
 
 /// The client for a transport: for a serial line that is in use already, with
 /// the same settings, the one that uses it. With other settings it is another

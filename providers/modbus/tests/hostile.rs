@@ -323,26 +323,28 @@ async fn answers_that_come_late_are_never_taken_for_others() {
 async fn a_late_answer_on_the_next_connection_of_an_rtu_gateway_is_thrown_away() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let answer = |value: [u8; 2]| {
+        let mut frame = vec![1, 3, 2, value[0], value[1]];
+        frame.extend_from_slice(&crc(&[1, 3, 2, value[0], value[1]]));
+        frame
+    };
     tokio::spawn(async move {
-        for connection in 0.. {
+        let (mut first, mut late) = (true, false);
+        loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            if connection == 1 {
-                // The answer to "a", which was asked on the first connection.
+            if late {
+                // The answer to "b", which was asked on the last connection.
                 sleep(Duration::from_millis(50)).await;
-                let mut frame = vec![1, 3, 2, 0, 7];
-                frame.extend_from_slice(&crc(&[1, 3, 2, 0, 7]));
-                stream.write_all(&frame).await.unwrap();
+                let _ = stream.write_all(&answer([0, 107])).await;
+                late = false;
             }
             let mut request = [0; 8];
-            while stream.read_exact(&mut request).await.is_ok() && connection > 0 {
-                let mut frame = vec![1, 3, 2, request[2], request[3]];
-                let crc = crc(&frame);
-                frame.extend_from_slice(&crc);
-                stream.write_all(&frame).await.unwrap();
-            }
-            if connection == 0 {
-                // The request was taken; nothing comes on this connection.
-                sleep(Duration::from_millis(500)).await;
+            while stream.read_exact(&mut request).await.is_ok() {
+                // "b" is answered in time only on a later connection.
+                late = request[3] == 107 && std::mem::take(&mut first);
+                if !late && stream.write_all(&answer([request[2], request[3]])).await.is_err() {
+                    break;
+                }
             }
         }
     });
