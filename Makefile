@@ -50,6 +50,12 @@ test: build ## Everything: format, lints, unit, property and end-to-end tests
 bench: build ## Print the tables of speed and size
 	@$(MILLRACE) bench $(ARGS)
 
+.PHONY: bench-connectors
+bench-connectors: build ## Each connector beside the plain client library doing the same work, on real peers
+	@$(CARGO) build --quiet --locked --workspace --examples
+	@for c in mqtt kafka modbus; do echo && $(BIN)/examples/$${c}_throughput || exit 1; done
+	@scripts/gpio-vm latency --locked --workspace
+
 .PHONY: clean
 clean: ## Remove what was built here (the shared cache stays)
 	rm -rf build

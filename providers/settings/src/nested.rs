@@ -176,8 +176,8 @@ pub(crate) fn remove(settings: &mut Flat, way: &str) -> bool {
     let Some(text) = settings.get_mut(field) else { return false };
     let Ok(mut value) = serde_json::from_str::<Value>(text) else { return false };
     let (around, last) = inside.rsplit_once('.').unwrap_or(("", inside));
-    let parts = around.split('.').filter(|part| !part.is_empty());
-    let place = parts.fold(Some(&mut value), |value, part| match value? {
+    let mut parts = around.split('.').filter(|part| !part.is_empty());
+    let place = parts.try_fold(&mut value, |value, part| match value {
         Value::Object(fields) => fields.get_mut(part),
         _ => None,
     });
