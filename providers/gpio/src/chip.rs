@@ -153,6 +153,9 @@ impl AsRawFd for Input {
 pub(crate) trait Output: Send {
     /// Sets the level. May block for as long as the chip takes.
     fn set(&self, level: Level) -> Result<(), LineError>;
+
+    /// Whether the line is still there. Never blocks.
+    fn check(&self) -> Result<(), LineError>;
 }
 
 /// Where outputs come from: the kernel, or a test.
@@ -202,6 +205,15 @@ impl Output for Driven {
     fn set(&self, level: Level) -> Result<(), LineError> {
         let set = self.request.set_value(self.found.offset, value(level));
         set.map_err(|e| refused("cannot set", &self.found, &e))
+    }
+
+    fn check(&self) -> Result<(), LineError> {
+        // An output has no edges: what wakes a poll is that the chip is gone.
+        match self.request.has_edge_event() {
+            Ok(true) => Err(LineError::Gone(self.found.chip.clone())),
+            Ok(false) => Ok(()),
+            Err(error) => Err(refused("cannot look at", &self.found, &error)),
+        }
     }
 }
 

@@ -24,6 +24,9 @@ const QUEUE: usize = 16;
 /// Pause before a line that could not be set safe is tried again.
 const SAFE_AGAIN: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether the lines are still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Why a write was not done. Levels before the one that failed are set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failed {
@@ -108,6 +111,7 @@ pub(crate) fn start(
         held: Arc::clone(&view.held),
         backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
         open_at: Some(Instant::now()),
+        look_at: Instant::now() + LOOK_EVERY,
     };
     let ended = view.ended.clone();
     std::thread::Builder::new().name("gpio outputs".to_owned()).spawn(move || {
@@ -125,6 +129,8 @@ struct Worker {
     backoff: Backoff,
     /// When missing lines are opened.
     open_at: Option<Instant>,
+    /// When it is looked whether the lines are still there.
+    look_at: Instant,
 }
 
 struct Line {
@@ -157,11 +163,9 @@ impl Worker {
             // of writes to one line does not put off another line's watchdog.
             self.open_due();
             self.trip_due();
-            let command = match self.next_due() {
-                Some(due) => commands.recv_timeout(due.saturating_duration_since(Instant::now())),
-                None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match command {
+            self.look_due();
+            let wait = self.next_due().saturating_duration_since(Instant::now());
+            match commands.recv_timeout(wait) {
                 Ok(Command { levels, answer }) => {
                     let result = self.write(&levels);
                     // Nobody waits any more: it is tried again.
@@ -174,8 +178,25 @@ impl Worker {
         self.make_safe();
     }
 
-    fn next_due(&self) -> Option<Instant> {
-        self.lines.iter().filter_map(|line| line.trips_at).chain(self.open_at).min()
+    fn next_due(&self) -> Instant {
+        let due = self.lines.iter().filter_map(|line| line.trips_at).chain(self.open_at);
+        due.fold(self.look_at, Instant::min)
+    }
+
+    /// Notices lines that are gone, also when nothing is written to them.
+    fn look_due(&mut self) {
+        if self.look_at > Instant::now() {
+            return;
+        }
+        self.look_at = Instant::now() + LOOK_EVERY;
+        for place in 0..self.lines.len() {
+            let output = self.lines.get(place).and_then(|line| line.output.as_ref());
+            if let Some(Err(error)) = output.map(|output| output.check())
+                && error.is_gone()
+            {
+                self.lost(place, &error.to_string());
+            }
+        }
     }
 
     /// Sets levels in their order. When a line is missing, none is set.

@@ -46,6 +46,10 @@ impl Output for FakeLine {
     fn set(&self, level: Level) -> Result<(), LineError> {
         self.0.answer(&self.1, &format!("{level:?}"))
     }
+
+    fn check(&self) -> Result<(), LineError> {
+        self.0.refused.lock().get(&self.1).cloned().map_or(Ok(()), Err)
+    }
 }
 
 impl Drop for FakeLine {
@@ -206,6 +210,19 @@ async fn a_line_that_comes_back_starts_safe() {
     reaches(&link, State::Connected).await;
     assert_eq!(bench.done(), ["A open Active", "B open Active", "B released", "B open Inactive"]);
     assert_eq!(link.status().counters.reconnects, 1);
+}
+
+#[tokio::test]
+async fn a_line_that_is_gone_is_noticed_without_a_write() {
+    let bench: Arc<Bench> = Arc::default();
+    let (_handle, view, link) = begin(&bench, TWO);
+    reaches(&link, State::Connected).await;
+    bench.refused.lock().insert("B".into(), LineError::Gone("/dev/gpiochip0".into()));
+    reaches(&link, State::Retrying).await;
+    assert_eq!(link.status().error.unwrap(), "b: /dev/gpiochip0 is gone");
+    assert_eq!(view.held.load(Relaxed), 1);
+    bench.refused.lock().clear();
+    reaches(&link, State::Connected).await;
 }
 
 #[tokio::test]

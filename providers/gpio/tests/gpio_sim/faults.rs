@@ -160,6 +160,8 @@ async fn a_sink_finds_its_chip_again_and_starts_safe() {
     .await;
     write(&sink, &[("pump", "0")]).await;
     sim.live(false);
+    // Without a write.
+    says(&link, "is gone").await;
     let error = sink.write(batch(&[("pump", "0")])).await.unwrap_err();
     assert!(error.to_string().contains("line pump"), "{error}");
     reaches(&link, State::Retrying).await;

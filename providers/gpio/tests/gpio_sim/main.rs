@@ -10,6 +10,7 @@
     missing_docs
 )]
 
+mod conformance;
 mod faults;
 mod near;
 mod safe;
