@@ -37,7 +37,7 @@ use rdkafka::producer::{
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::{ClientConfig, ClientContext};
 
-const MESSAGES: u64 = 400_000;
+const MESSAGES: u64 = 600_000;
 const BATCH: u64 = 500;
 const ROUNDS: usize = 3;
 
@@ -325,19 +325,19 @@ async fn main() {
     let batches = batches();
     let mut rounds: [Vec<Took>; 7] = Default::default();
     for round in 0..ROUNDS {
-        for kind in 0..3 {
+        for (kind, rounds) in rounds.iter_mut().enumerate().take(3) {
             let name = format!("t{round}-{kind}");
             topic(&kafka, &name).await;
-            rounds[kind].push(match kind {
+            rounds.push(match kind {
                 0 => measured(sink_counted(&kafka, &name, &batches)).await,
                 1 => measured(sink_futures(&kafka, &name, &batches)).await,
                 _ => measured(sink_ours(&kafka, &name, &batches)).await,
             });
         }
         let name = format!("t{round}-0");
-        for kind in 3..7 {
+        for (kind, rounds) in rounds.iter_mut().enumerate().skip(3) {
             let group = format!("g{round}-{kind}");
-            rounds[kind].push(match kind {
+            rounds.push(match kind {
                 3 => measured(source_polled(&kafka, &name, &group)).await,
                 4 => measured(source_streamed(&kafka, &name, &group)).await,
                 5 => measured(source_ours(&kafka, &name, &group, "false")).await,
@@ -350,6 +350,6 @@ async fn main() {
     show("sink: millrace", &rounds[2], Some(plain));
     let plain = show("source: library, polled by a thread", &rounds[3], None);
     show("source: library, its stream", &rounds[4], Some(plain));
-    show("source: millrace, without coordinates", &rounds[5], Some(plain));
-    show("source: millrace", &rounds[6], Some(plain));
+    show("source: millrace", &rounds[5], Some(plain));
+    show("source: millrace, with coordinates", &rounds[6], Some(plain));
 }

@@ -39,10 +39,37 @@ pub(crate) fn read(headers: &BorrowedHeaders) -> Read<'_> {
         .unwrap_or_else(|_| Read { unreadable: true, ..Read::default() })
 }
 
+/// Headers as they are, without copying any: nothing when one of them has to be
+/// written in another way, and [`read`] has to do it.
+pub(crate) fn plain(headers: &BorrowedHeaders) -> Option<Plain<'_>> {
+    catch_unwind(AssertUnwindSafe(|| {
+        let count = headers.count();
+        // Room for what a source adds.
+        let mut plain = Plain { headers: Vec::with_capacity(count + 3), content_type: None };
+        for place in 0..count {
+            let Header { key, value } = headers.try_get(place)?;
+            let text = std::str::from_utf8(value?).ok()?;
+            if key == CONTENT_TYPE && plain.content_type.is_none() {
+                plain.content_type = Some(text);
+            } else {
+                plain.headers.push((key, text));
+            }
+        }
+        Some(plain)
+    }))
+    .unwrap_or_default()
+}
+
+/// What [`plain`] has found.
+#[derive(Debug, Default)]
+pub(crate) struct Plain<'a> {
+    pub(crate) headers: Vec<(&'a str, &'a str)>,
+    pub(crate) content_type: Option<&'a str>,
+}
+
 fn collect(headers: &BorrowedHeaders) -> Read<'_> {
     let count = headers.count();
-    // Two more for the coordinates.
-    let mut read = Read { headers: Vec::with_capacity(count + 3), ..Read::default() };
+    let mut read = Read { headers: Vec::with_capacity(count), ..Read::default() };
     for place in 0..count {
         let Some(Header { key, value }) = headers.try_get(place) else { break };
         let Some(value) = value else {
@@ -73,10 +100,14 @@ pub(crate) fn timestamp(record: &impl Message) -> u64 {
 }
 
 /// A record's fields as a message has them.
-pub(crate) fn fields<'a>(record: &'a impl Message, content_type: Option<&'a str>) -> Fields<'a> {
+pub(crate) fn fields<'a>(
+    record: &'a impl Message,
+    topic: &'a str,
+    content_type: Option<&'a str>,
+) -> Fields<'a> {
     Fields {
         timestamp: timestamp(record),
-        topic: record.topic(),
+        topic,
         content_type,
         key: record.key(),
         payload: record.payload().unwrap_or_default(),

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::assignment::{Assignment, Client};
 use crate::context::{Context, Notes};
-use crate::fields::{self, Read};
+use crate::fields::{self, Plain, Read};
 use crate::marks::{Marks, Token};
 use crate::standing::{PROBE, Standing};
 use crate::{NULL_VALUE, OFFSET, PARTITION, client};
@@ -194,32 +194,37 @@ impl Intake {
     }
 
     fn push(&mut self, record: &BorrowedMessage<'_>) {
-        let Some(token) = self.marks.take(record.topic(), record.partition(), record.offset())
-        else {
+        let topic = record.topic();
+        let Some(token) = self.marks.take(topic, record.partition(), record.offset()) else {
             return;
         };
         self.taken += 1;
-        let read = record.headers().map(fields::read).unwrap_or_default();
-        let pushed = if read.unreadable {
-            Err("a header's name is not UTF-8".to_owned())
-        } else {
-            self.push_read(record, &read, token).map_err(|error| error.to_string())
+        let headers = record.headers();
+        let plain = headers.map_or_else(|| Some(Plain::default()), fields::plain);
+        let (read, pushed) = match plain {
+            Some(plain) => (None, self.push_plain(record, topic, plain, token)),
+            None => {
+                let read = headers.map(fields::read).unwrap_or_default();
+                let pushed = self.push_read(record, topic, &read, token);
+                (Some(read), pushed)
+            }
         };
         if let Err(error) = pushed {
+            let read = read.or_else(|| headers.map(fields::read)).unwrap_or_default();
             self.bury(record, &read, token, &error);
         }
     }
 
-    fn push_read(
+    fn push_plain(
         &mut self,
         record: &BorrowedMessage<'_>,
-        read: &Read<'_>,
+        topic: &str,
+        plain: Plain<'_>,
         token: Token,
-    ) -> Result<(), millrace_kit::PushError> {
-        let fields = fields::fields(record, read.content_type);
+    ) -> Result<(), String> {
+        let fields = fields::fields(record, topic, plain.content_type);
         let (mut partition, mut offset) = (itoa::Buffer::new(), itoa::Buffer::new());
-        let mut headers: Vec<(&str, &str)> = Vec::with_capacity(read.headers.len() + 3);
-        headers.extend(read.headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())));
+        let mut headers: Vec<(&str, &str)> = plain.headers;
         if self.coordinates {
             headers.push((PARTITION, partition.format(record.partition())));
             headers.push((OFFSET, offset.format(record.offset())));
@@ -227,7 +232,22 @@ impl Intake {
         if record.payload().is_none() {
             headers.push((NULL_VALUE, "true"));
         }
-        self.inlet.push(&fields, &headers, token)
+        self.inlet.push(&fields, &headers, token).map_err(|error| error.to_string())
+    }
+
+    fn push_read(
+        &mut self,
+        record: &BorrowedMessage<'_>,
+        topic: &str,
+        read: &Read<'_>,
+        token: Token,
+    ) -> Result<(), String> {
+        if read.unreadable {
+            return Err("a header's name is not UTF-8".to_owned());
+        }
+        let headers = read.headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+        let plain = Plain { headers: headers.collect(), content_type: read.content_type };
+        self.push_plain(record, topic, plain, token)
     }
 
     /// No batch can carry it, now or later, and holding it back would hold back
@@ -254,7 +274,7 @@ fn letter(
     why: &str,
 ) -> Bytes {
     let (partition, offset) = (record.partition().to_string(), record.offset().to_string());
-    let mut fields = fields::fields(record, read.content_type);
+    let mut fields = fields::fields(record, record.topic(), read.content_type);
     let mut headers: Vec<(&str, &str)> =
         read.headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
     let size = |headers: &[(&str, &str)]| -> usize {

@@ -57,6 +57,6 @@ mod tests {
         std::fs::write(file.path(), "opaque").unwrap();
         let token = read(file.path()).unwrap();
         assert!(token.lifetime_ms > i64::try_from(now_ms()).unwrap() + LIFETIME_MS - 10_000);
-        assert!(read(Path::new("/nowhere/token")).unwrap_err().contains("token-file /nowhere"));
+        assert!(read(Path::new("/nowhere/token")).err().unwrap().contains("token-file /nowhere"));
     }
 }

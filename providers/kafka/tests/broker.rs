@@ -26,7 +26,8 @@ async fn every_compression_goes_round_with_key_headers_and_time() {
         let name = unique("plant.press-1.k1");
         topic(kafka, &name, 3, &[]).await;
         let near = Near::open();
-        let source = source(&kafka.brokers(), &near, &[("topics", &name)]).await;
+        let source =
+            source(&kafka.brokers(), &near, &[("topics", &name), ("coordinates", "true")]).await;
         let prefix = name.replace("press-1.k1", "{topic}.{key}");
         let (sink, link_out) =
             sink(&kafka.brokers(), &near, &[("topic", &prefix), ("compression", compression)])

@@ -126,7 +126,7 @@ pub struct SourceSettings {
     #[serde(default = "fetch_wait")]
     pub fetch_wait: Duration<1, 5_000>,
     /// Whether messages get the headers `kafka-partition` and `kafka-offset`.
-    #[serde(default = "coordinates")]
+    #[serde(default)]
     pub coordinates: bool,
     /// Client identifier, 1 to 255 bytes, for the brokers' logs and quotas.
     /// Without it, one made from the names of pipeline, source and stage.
@@ -245,10 +245,6 @@ const fn partition_fetch_bytes() -> Bytes<1_024, { 128 << 20 }> {
 
 const fn fetch_wait() -> Duration<1, 5_000> {
     Duration::from_millis(500)
-}
-
-const fn coordinates() -> bool {
-    true
 }
 
 const fn sink_linger() -> Duration<0, 1_000> {

@@ -32,7 +32,7 @@ fn defaults_are_those_documented() {
     assert_eq!(settings.session_timeout.get().as_secs(), 45);
     assert_eq!((settings.window.get(), settings.fetch_bytes.get()), (4_000, 16 << 20));
     assert_eq!(settings.fetch_wait.as_millis(), 500);
-    assert!(settings.coordinates && !settings.tls && settings.sasl.is_none());
+    assert!(!settings.coordinates && !settings.tls && settings.sasl.is_none());
     let settings: SinkSettings = from_flat(&sink(&[]), &[]).unwrap();
     assert_eq!(settings.compression, Compression::None);
     assert_eq!(settings.partitioner, Partitioner::Murmur2Random);

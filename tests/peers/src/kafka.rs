@@ -1,7 +1,7 @@
 //! Apache Kafka: one process that is broker and controller (KRaft).
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -286,7 +286,7 @@ impl Kafka {
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              transaction.state.log.num.partitions=3\nshare.coordinator.state.topic.replication.factor=1\n\
              group.initial.rebalance.delay.ms=0\nnum.network.threads=2\nnum.io.threads=2\n\
-             log.cleaner.enable=false\n{}\n",
+             log.cleaner.enable=false\nlog.retention.ms=-1\n{}\n",
             self.options.properties
         )
     }
@@ -314,7 +314,7 @@ fn java() -> Result<Command, PeerError> {
 struct Java {
     shell: Child,
     /// Its end, and with it the shell's, is the end of this process.
-    _pipe: Option<ChildStdin>,
+    pipe: Option<ChildStdin>,
     pid: Pid,
 }
 
@@ -325,9 +325,12 @@ impl Java {
     ) -> Result<Self, PeerError> {
         let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
         let java = java()?;
-        let script = "\"$@\" </dev/null >&2 & echo $!; exec >&-; read -r _; kill -9 $!; wait";
+        // Without a word before the end, nobody is left to remove the folder.
+        let script = "\"$@\" </dev/null >&2 & echo $!; exec >&-; read -r keep; kill -9 $!; wait; \
+                      [ -n \"$keep\" ] || rm -rf \"$0\"";
         let mut shell = Command::new("sh")
-            .args(["-c", script, "kafka"])
+            .args(["-c", script])
+            .arg(folder)
             .arg(java.get_program())
             .args(java.get_args())
             .args(args)
@@ -342,7 +345,7 @@ impl Java {
         }
         let pid = said.trim().parse().ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("the shell did not start Java"))?;
-        Ok(Self { _pipe: shell.stdin.take(), shell, pid })
+        Ok(Self { pipe: shell.stdin.take(), shell, pid })
     }
 
     fn lives(&self) -> bool {
@@ -365,7 +368,9 @@ impl Java {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        self._pipe = None;
+        if let Some(mut pipe) = self.pipe.take() {
+            pipe.write_all(b"keep\n")?;
+        }
         self.shell.wait().map(drop)
     }
 }
@@ -377,7 +382,7 @@ fn is_zombie(pid: Pid) -> bool {
 
 impl Drop for Java {
     fn drop(&mut self) {
-        self._pipe = None;
+        self.pipe = None;
         let _ = self.shell.wait();
     }
 }
