@@ -144,6 +144,23 @@ impl Kafka {
         fs::write(self.folder.path().join("server.pem"), pem)
     }
 
+    /// Lets this user in as well, with PLAIN on the listener with SASL alone,
+    /// from its next start on.
+    ///
+    /// # Errors
+    ///
+    /// When the configuration cannot be written.
+    pub fn add_user(&mut self, user: &str, password: &str) -> io::Result<()> {
+        let (own, secret) = KAFKA_USER;
+        // Of a property that is there twice the last counts.
+        self.options.properties.push_str(&format!(
+            "listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.\
+             PlainLoginModule required username=\"{own}\" password=\"{secret}\" \
+             user_{own}=\"{secret}\" user_{user}=\"{password}\";\n"
+        ));
+        fs::write(self.properties(), self.configuration())
+    }
+
     /// Kills it (kill -9). What the operating system has of its log stays.
     ///
     /// # Errors

@@ -13,8 +13,10 @@ use rcgen::{
 #[derive(Debug)]
 pub struct Certificates {
     folder: PathBuf,
+    good: String,
     expired: String,
     other_name: String,
+    untrusted: String,
 }
 
 impl Certificates {
@@ -28,9 +30,9 @@ impl Certificates {
             let io = |_| rcgen::Error::CouldNotParseCertificate;
             write("ca.pem", &ca.pem).map_err(io)?;
             write("stranger-ca.pem", &stranger.pem).map_err(io)?;
-            let server = ca.issue("localhost", false)?;
-            write("server.pem", &[server.key.as_str(), &server.certificate].concat())
-                .map_err(io)?;
+            let joined = |issued: Issued| [issued.key, issued.certificate].concat();
+            let good = joined(ca.issue("localhost", false)?);
+            write("server.pem", &good).map_err(io)?;
             for (name, issued) in [
                 ("client", ca.issue("press", false)?),
                 ("client-expired", ca.issue("press", true)?),
@@ -39,9 +41,10 @@ impl Certificates {
                 write(&format!("{name}.pem"), &issued.certificate).map_err(io)?;
                 write(&format!("{name}.key"), &issued.key).map_err(io)?;
             }
-            let joined = |issued: Issued| [issued.key, issued.certificate].concat();
             Ok(Self {
                 folder: folder.to_owned(),
+                good,
+                untrusted: joined(stranger.issue("localhost", false)?),
                 expired: joined(ca.issue("localhost", true)?),
                 other_name: joined(ca.issue("elsewhere.example", false)?),
             })
@@ -54,6 +57,18 @@ impl Certificates {
     #[must_use]
     pub fn path(&self, name: &str) -> String {
         self.folder.join(name).to_string_lossy().into_owned()
+    }
+
+    /// The server's key and certificate at its first start.
+    #[must_use]
+    pub fn good_server(&self) -> &str {
+        &self.good
+    }
+
+    /// A server's key and certificate from an authority that nobody trusts.
+    #[must_use]
+    pub fn untrusted_server(&self) -> &str {
+        &self.untrusted
     }
 
     /// A server's key and certificate that has expired.
