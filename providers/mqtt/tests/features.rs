@@ -274,19 +274,6 @@ async fn what_the_broker_does_not_take_goes_to_the_dead_letters_or_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_clients_with_one_identifier_say_so() {
-    let (broker, _) = broker("allow_anonymous true");
-    let url = broker.url();
-    let pairs = [("url", url.as_str()), ("topic", "plant/#"), ("client-id", "same")];
-    let one = In::connected("one", &pairs).await;
-    let other = In::connected("other", &pairs).await;
-    reaches(&one.link, State::Retrying).await;
-    let error = one.link.status().error.unwrap();
-    assert!(error.contains("SessionTakenOver"), "{error}");
-    drop(other);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_ipv6_address_is_connected_to() {
     let port = free_port().unwrap();
     let (_broker, _) =
