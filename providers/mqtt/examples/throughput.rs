@@ -75,6 +75,7 @@ fn plain(broker: &Mosquitto, id: &str) -> (lib::AsyncClient, lib::EventLoop) {
         .set_session_expiry_interval(Some(3_600))
         .set_receive_maximum(Some(WINDOW))
         .set_outgoing_inflight_upper_limit(1_000)
+        .set_broker_session_resume_policy(lib::BrokerSessionResumePolicy::AllowBrokerOnly)
         .set_ack_mode(lib::AckMode::Manual);
     let mut network = lib::NetworkOptions::new();
     network.set_tcp_nodelay(true);
