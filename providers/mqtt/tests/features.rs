@@ -157,8 +157,11 @@ async fn a_publish_that_is_not_allowed_is_said_and_made_when_it_is() {
 /// Mosquitto's plain permissions know nothing of SUBSCRIBE; its plugin does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_is_not_allowed_is_asked_for_again() {
-    let plugin = "/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so";
-    assert!(std::path::Path::new(plugin).is_file(), "{plugin} is part of the package mosquitto");
+    let plugin = std::fs::read_dir("/usr/lib")
+        .unwrap()
+        .filter_map(|folder| Some(folder.ok()?.path().join("mosquitto_dynamic_security.so")))
+        .find(|file| file.is_file())
+        .expect("mosquitto_dynamic_security.so is part of the package mosquitto");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("security.json");
     let allow = |subscribe: bool| {
@@ -171,8 +174,9 @@ async fn a_subscription_that_is_not_allowed_is_asked_for_again() {
     };
     allow(false);
     let lines = format!(
-        "per_listener_settings false\nallow_anonymous true\nplugin {plugin}\n\
+        "per_listener_settings false\nallow_anonymous true\nplugin {}\n\
          plugin_opt_config_file {}\n",
+        plugin.display(),
         file.display()
     );
     let mut broker = Mosquitto::start_with(&lines).unwrap();
