@@ -137,12 +137,19 @@ async fn a_publish_that_is_not_allowed_is_said_and_made_when_it_is() {
         let sink =
             Out::connected("out", &[("url", &broker.url()), ("topic", "plant/x"), ("qos", qos)])
                 .await;
-        let error = sink.sink.write(batch(0..3)).await.unwrap_err();
-        assert!(
-            matches!(&error, WriteError::Refused { reason, .. } if reason.contains("NotAuthorized")),
-            "{error}"
-        );
-        assert_eq!(sink.link.state(), State::Connected, "it is not the connection's fault");
+        // Mosquitto 2.0.11 answers NotAuthorized, and now and then ends the
+        // connection instead: the write is made again then, as always.
+        let start = Instant::now();
+        loop {
+            let error = sink.sink.write(batch(0..3)).await.unwrap_err();
+            match error {
+                WriteError::Refused { reason, .. } if reason.contains("NotAuthorized") => break,
+                WriteError::Unreachable { .. } => reaches(&sink.link, State::Connected).await,
+                other => panic!("QoS {qos}: {other}"),
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "QoS {qos}\n{}", broker.log());
+        }
+        reaches(&sink.link, State::Connected).await;
         assert!(sink.dead.letters().is_empty(), "permissions may change: nothing is given up");
         sink.close().await;
     }
