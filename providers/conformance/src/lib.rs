@@ -41,17 +41,39 @@ const CHECK_LIMIT: Duration = Duration::from_secs(240);
 ///
 /// The checks that failed, each with its sentence and what was found.
 pub async fn all<P: Peer>(peer: &mut P) -> Result<()> {
-    logs::install();
     let only = std::env::var("MILLRACE_CHECK").unwrap_or_default();
-    let (mut failed, mut ran) = (Vec::new(), 0);
-    for check in CHECKS.iter().filter(|check| check.name.starts_with(&only)) {
+    let report = some(peer, |check| check.name.starts_with(&only)).await;
+    ensure!(report.ran > 0, "no check was run");
+    let failed: Vec<String> = report
+        .failed
+        .iter()
+        .map(|(check, error)| format!("{}: {}\n  {error:#}", check.name, check.sentence))
+        .collect();
+    ensure!(failed.is_empty(), "{} of {} failed\n{}", failed.len(), report.ran, failed.join("\n"));
+    Ok(())
+}
+
+/// What came of some checks.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// How many were run.
+    pub ran: usize,
+    /// Those that failed, and why.
+    pub failed: Vec<(&'static Check, anyhow::Error)>,
+}
+
+/// Runs the checks that are wanted, and prints a line for each.
+pub async fn some<P: Peer>(peer: &mut P, wanted: impl Fn(&Check) -> bool) -> Report {
+    logs::install();
+    let mut report = Report::default();
+    for check in CHECKS.iter().filter(|check| wanted(check)) {
         let title = format!("{} {}", P::CONNECTOR, check.name);
         if let Some(reason) = check.skipped(&peer.abilities()) {
             println!("skip {title}: {reason}");
             continue;
         }
-        ran += 1;
-        let start = std::time::Instant::now();
+        report.ran += 1;
+        let start = tokio::time::Instant::now();
         let result = match tokio::time::timeout(CHECK_LIMIT, checks::run(check, peer)).await {
             Ok(result) => result,
             Err(_) => Err(anyhow::anyhow!("it hangs: not done within {CHECK_LIMIT:?}")),
@@ -60,11 +82,9 @@ pub async fn all<P: Peer>(peer: &mut P) -> Result<()> {
             Ok(()) => println!("ok   {title} ({:.1} s)", start.elapsed().as_secs_f64()),
             Err(error) => {
                 println!("FAIL {title}: {error:#}");
-                failed.push(format!("{}: {}\n  {error:#}", check.name, check.sentence));
+                report.failed.push((check, error));
             }
         }
     }
-    ensure!(ran > 0, "no check was run");
-    ensure!(failed.is_empty(), "{} of {ran} checks failed\n{}", failed.len(), failed.join("\n"));
-    Ok(())
+    report
 }

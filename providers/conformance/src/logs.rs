@@ -48,6 +48,14 @@ pub(crate) fn install() {
     let _ = tracing_subscriber::registry().with(keep).with(print).try_init();
 }
 
+/// One that records: suites may run beside one another in one process.
+static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Waits until nobody else records, until it is dropped.
+pub(crate) async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    ONE.lock().await
+}
+
 /// Keeps every line from now on. False when nothing is heard.
 pub(crate) fn record() -> bool {
     LINES.lock().clear();

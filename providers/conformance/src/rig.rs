@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::peer::{Flat, Note, Outside, Peer, Role};
-use crate::stage::{TestDeadLetters, TestStage, counted, missing, pack};
+use crate::stage::{Seen, TestDeadLetters, TestStage, counted, missing, pack};
 
 /// How long anything may take that has to happen: longer than the longest
 /// pause between two attempts to connect, and a few attempts.
@@ -121,18 +121,36 @@ impl SourceRun {
         self.link.telemetry.snapshot()
     }
 
-    /// Waits until each of these numbers was seen.
+    /// Waits until each of these numbers has reached the stage, answered or not.
     pub(crate) async fn sees<P: Peer>(&self, peer: &P, wanted: std::ops::Range<u64>) -> Result<()> {
+        self.has(peer, wanted, TestStage::seen).await
+    }
+
+    /// Waits until each of these numbers was answered with ok.
+    pub(crate) async fn delivers<P: Peer>(
+        &self,
+        peer: &P,
+        wanted: std::ops::Range<u64>,
+    ) -> Result<()> {
+        self.has(peer, wanted, TestStage::safe).await
+    }
+
+    async fn has<P: Peer>(
+        &self,
+        peer: &P,
+        wanted: std::ops::Range<u64>,
+        which: impl Fn(&TestStage) -> Vec<Seen>,
+    ) -> Result<()> {
         let start = Instant::now();
         loop {
-            let counts = counted(self.stage.seen().iter().filter_map(|seen| peer.number(seen)));
+            let counts = counted(which(&self.stage).iter().filter_map(|seen| peer.number(seen)));
             let missing = missing(&counts, wanted.clone());
             if missing == "none" {
                 return Ok(());
             }
             if start.elapsed() > PATIENCE {
                 bail!(
-                    "messages {wanted:?} have not all reached the stage within {PATIENCE:?}; \
+                    "messages {wanted:?} are not all through within {PATIENCE:?}; \
                      missing {missing}; link {:?}",
                     self.link.status()
                 );

@@ -87,6 +87,8 @@ pub struct Call {
 #[derive(Debug)]
 pub struct TestStage {
     calls: Mutex<Vec<Call>>,
+    /// Messages of calls that were answered with ok.
+    safe: Mutex<Vec<Seen>>,
     held: watch::Sender<bool>,
     /// Calls that are still to fail.
     failing: AtomicUsize,
@@ -98,6 +100,7 @@ impl Default for TestStage {
     fn default() -> Self {
         Self {
             calls: Mutex::default(),
+            safe: Mutex::default(),
             held: watch::Sender::new(false),
             failing: AtomicUsize::new(0),
             slow: AtomicU64::new(0),
@@ -133,6 +136,12 @@ impl TestStage {
         self.calls.lock().iter().flat_map(|call| call.messages.clone()).collect()
     }
 
+    /// Every message that was answered with ok, repeats included.
+    #[must_use]
+    pub fn safe(&self) -> Vec<Seen> {
+        self.safe.lock().clone()
+    }
+
     /// Every call.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
@@ -165,7 +174,10 @@ impl Stage for TestStage {
             let fails = self.failing.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
             match fails {
                 Ok(_) => Err(CallError::Downstream("refused by the check".to_owned())),
-                Err(_) => Ok(()),
+                Err(_) => {
+                    self.safe.lock().extend(read.messages().map(|message| Seen::of(&message)));
+                    Ok(())
+                }
             }
         })
     }

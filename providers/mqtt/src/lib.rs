@@ -14,11 +14,15 @@
 //! answers ok only when every one has its PUBACK or PUBCOMP.
 //!
 //! **Duplicates** arise: at the source, when the connection is lost after a
-//! message was taken and before it was acknowledged (the broker sends it again;
-//! an acknowledgement that belongs to the old connection is dropped); at QoS 2
-//! only when the process dies in that time, because packet identifiers already
-//! answered are remembered within the process. At the sink, when a write fails
-//! half-way and is made again, at every QoS.
+//! message was taken and before it was acknowledged, at QoS 1 and 2 alike (the
+//! broker sends it again; an acknowledgement that belongs to the old connection
+//! is dropped). A QoS 2 message that was acknowledged on the old connection is
+//! known within the process and not taken twice. At the sink, when a write
+//! fails half-way and is made again, at every QoS.
+//!
+//! **Goodbyes.** What is closed is read to its end (module `linger`), or the
+//! broker could lose the last acknowledgements. Passwords and certificates are
+//! read at each connect (module `secrets`).
 //!
 //! **Fields.** Topic and payload are the message's. User properties are its
 //! headers, the content type its content type (MQTT 5; 3.1.1 has neither, and

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::time::sleep;
 
-use crate::peer::{Note, Peer};
+use crate::peer::{Note, Outside, Peer};
 use crate::rig::{self, PATIENCE, WATCH};
 use crate::stage::TestStage;
 
@@ -54,7 +54,25 @@ pub(super) async fn repeats_failed_calls<P: Peer>(peer: &mut P) -> Result<()> {
     let attempts: Vec<String> =
         stage.calls().iter().filter_map(|call| call.headers.get("attempt").cloned()).collect();
     ensure!(attempts.iter().any(|attempt| attempt != "1"), "no second attempt: {attempts:?}");
-    run.drain().await
+    run.drain().await?;
+    match peer.abilities().outside {
+        Outside::Log => failing_acknowledges_nothing(peer).await,
+        Outside::State { .. } => Ok(()),
+    }
+}
+
+/// While calls fail nothing is acknowledged: after a crash it comes again.
+async fn failing_acknowledges_nothing<P: Peer>(peer: &mut P) -> Result<()> {
+    let stage = Arc::new(TestStage::default());
+    stage.fail(usize::MAX);
+    let run = rig::source_to(peer, &stage).await?;
+    peer.produce(&Note::all(10..20)).await?;
+    run.sees(peer, 10..20).await?;
+    sleep(WATCH).await;
+    run.crash().await;
+    let next = rig::source(peer).await?;
+    next.sees(peer, 10..20).await?;
+    next.drain().await
 }
 
 pub(super) async fn ok_means_written<P: Peer>(peer: &mut P) -> Result<()> {

@@ -72,6 +72,7 @@ pub(super) async fn no_secret_is_shown<P: Peer>(peer: &mut P) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("password");
     peer.require_login(USER, RIGHT).await?;
+    let _alone = logs::alone().await;
     ensure!(logs::record(), "the test has set up logging of its own: nothing can be heard");
     let mut shown = String::new();
     for role in [Role::Source, Role::Sink] {

@@ -21,7 +21,7 @@ pub(super) async fn holds_back<P: Peer>(peer: &mut P) -> Result<()> {
     ensure!(taken > 0, "nothing was taken");
     ensure!(taken <= window, "took {taken} messages with a stuck stage; the window is {window}");
     stage.hold(false);
-    run.sees(peer, 0..all).await?;
+    run.delivers(peer, 0..all).await?;
     run.drain().await
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn holds_back_large<P: Peer>(peer: &mut P) -> Result<()> {
         window.bytes
     );
     stage.hold(false);
-    run.sees(peer, 0..all).await?;
+    run.delivers(peer, 0..all).await?;
     run.drain().await
 }
 

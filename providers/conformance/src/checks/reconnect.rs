@@ -37,14 +37,19 @@ pub(super) async fn source_loses_nothing<P: Peer>(peer: &mut P) -> Result<()> {
     stage.slow(Duration::from_millis(40));
     let run = rig::source_to(peer, &stage).await?;
     for round in 0..4 {
-        let first = round * 100;
+        run.reaches(State::Connected).await?;
+        let (first, before) = (round * 100, run.counters().messages_in);
         peer.produce(&Note::all(first..first + 100)).await?;
-        sleep(Duration::from_millis(20 * round)).await;
+        rig::until("it has messages in its hands", PATIENCE, || {
+            run.counters().messages_in > before
+        })
+        .await?;
+        sleep(Duration::from_millis(10 * round)).await;
         peer.stop().await?;
         run.reaches(State::Retrying).await?;
         peer.start().await?;
     }
-    run.sees(peer, 0..400).await?;
+    run.delivers(peer, 0..400).await?;
     run.reaches(State::Connected).await?;
     let repeats: usize = run.counts(peer).values().map(|n| n - 1).sum();
     println!("     400 messages over 4 restarts: none lost, {repeats} seen twice");

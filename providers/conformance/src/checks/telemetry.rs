@@ -1,6 +1,7 @@
 //! Metrics and trace headers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -21,7 +22,10 @@ fn with_trace(number: u64) -> Note {
 }
 
 pub(super) async fn source_counts<P: Peer>(peer: &mut P) -> Result<()> {
-    let run = rig::source(peer).await?;
+    let stage = Arc::new(TestStage::default());
+    // An answer that takes time: the lag has to show it.
+    stage.slow(Duration::from_millis(10));
+    let run = rig::source_to(peer, &stage).await?;
     let (mut messages, mut bytes) = (1, 1);
     match peer.abilities().outside {
         Outside::Log => {
@@ -46,7 +50,10 @@ pub(super) async fn source_counts<P: Peer>(peer: &mut P) -> Result<()> {
     );
     ensure!(counters.bytes_in >= bytes, "{bytes} bytes came in: {counters:?}");
     ensure!(counters.batches_out >= 1 && counters.bytes_out > 0, "what went out: {counters:?}");
-    ensure!(counters.lag_last_us > 0 && counters.lag_max_us >= counters.lag_last_us, "lag");
+    ensure!(
+        counters.lag_last_us >= 10_000 && counters.lag_max_us >= counters.lag_last_us,
+        "the lag does not show the 10 ms of the stage: {counters:?}"
+    );
     ensure!(counters.errors.is_empty(), "errors without a fault: {counters:?}");
     run.drain().await
 }
