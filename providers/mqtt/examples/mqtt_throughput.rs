@@ -2,7 +2,7 @@
 //! the plain client library doing the same work in the same run: MQTT 5, QoS 1,
 //! 200 B messages, Mosquitto on this machine.
 //!
-//! `cargo run --release -p millrace-mqtt --no-default-features --example throughput`
+//! `cargo run --release -p millrace-mqtt --no-default-features --example mqtt_throughput`
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 use std::collections::{BTreeMap, VecDeque};
