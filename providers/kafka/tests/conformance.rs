@@ -158,9 +158,9 @@ impl Peer for Broker {
         let notes = records.iter().filter_map(|record| {
             let number = Note::number_in(record.payload()?)?;
             let headers = record.headers().into_iter().flat_map(|headers| headers.iter());
-            let text = |value: Option<&[u8]>| String::from_utf8_lossy(value?).into_owned().into();
+            let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
             let headers = headers
-                .filter_map(|header| Some((header.key.to_owned(), text(header.value)?)))
+                .filter_map(|header| Some((header.key.to_owned(), text(header.value?))))
                 .collect();
             Some(Note { number, headers, size: 0 })
         });

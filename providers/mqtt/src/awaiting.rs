@@ -87,7 +87,7 @@ mod tests {
         assert!(!awaiting.insert(9, Qos::AtLeastOnce), "received twice");
         awaiting.safe(9);
         awaiting.safe(3);
-        assert_eq!(drained(&mut awaiting), [], "7 is before them");
+        assert!(drained(&mut awaiting).is_empty(), "7 is before them");
         awaiting.safe(7);
         assert_eq!(drained(&mut awaiting), [7, 3, 9]);
         assert!(awaiting.insert(7, Qos::ExactlyOnce), "an identifier is used again");
