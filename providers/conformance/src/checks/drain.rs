@@ -7,19 +7,26 @@ use millrace_kit::State;
 use tokio::time::{Instant, sleep};
 
 use crate::peer::{Note, Outside, Peer, Role};
-use crate::rig::{self, DRAIN_LIMIT, WATCH};
+use crate::rig::{self, DRAIN_LIMIT, PATIENCE, WATCH};
 use crate::stage::TestStage;
 
 pub(super) async fn source_drains<P: Peer>(peer: &mut P) -> Result<()> {
     let stage = Arc::new(TestStage::default());
     let run = rig::source_to(peer, &stage).await?;
-    stage.hold(true);
     match peer.abilities().outside {
         Outside::Log => {
+            stage.hold(true);
             peer.produce(&Note::all(0..20)).await?;
             run.sees(peer, 0..20).await?;
         }
-        Outside::State { .. } => run.takes(peer, 1).await?,
+        // Samples of before may be all that a stuck stage is given: any will do.
+        Outside::State { .. } => {
+            run.takes(peer, 1).await?;
+            stage.hold(true);
+            let before = stage.calls().len();
+            peer.produce(&[Note::new(rig::state(peer, 2))]).await?;
+            rig::until("a call is stuck", PATIENCE, || stage.calls().len() > before).await?;
+        }
     }
     run.link.start_drain();
     sleep(WATCH).await;
