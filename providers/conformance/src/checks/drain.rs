@@ -20,6 +20,7 @@ pub(super) async fn source_drains<P: Peer>(peer: &mut P) -> Result<()> {
             run.sees(peer, 0..20).await?;
         }
         // Samples of before may be all that a stuck stage is given: any will do.
+        // Each number is another state than the one before, also of two.
         Outside::State { .. } => {
             run.takes(peer, 1).await?;
             stage.hold(true);
@@ -32,7 +33,7 @@ pub(super) async fn source_drains<P: Peer>(peer: &mut P) -> Result<()> {
     sleep(WATCH).await;
     ensure!(!run.has_ended(), "run has returned with messages that are not safe");
     let taken = run.counters().messages_in;
-    peer.produce(&[Note::new(rig::state(peer, 20))]).await?;
+    peer.produce(&[Note::new(rig::state(peer, 21))]).await?;
     sleep(WATCH).await;
     ensure!(run.counters().messages_in == taken, "a drained source takes messages");
     stage.hold(false);
@@ -44,7 +45,7 @@ pub(super) async fn source_drains<P: Peer>(peer: &mut P) -> Result<()> {
     if peer.abilities().outside == Outside::Log {
         // What came after the drain waits; what was safe does not come again.
         let next = rig::source(peer).await?;
-        next.sees(peer, 20..21).await?;
+        next.sees(peer, 21..22).await?;
         sleep(WATCH).await;
         let counts = next.counts(peer);
         ensure!(counts.len() == 1, "safe, and came again: {counts:?}");
