@@ -28,7 +28,7 @@ use tokio_modbus::client::{Client as _, Context};
 use tokio_modbus::prelude::{Slave, SlaveContext as _};
 use tokio_modbus::{Error, ExceptionCode, ProtocolError, Request, Response};
 
-use crate::transport::{Transport, discard};
+use crate::transport::{Transport, Watch, discard};
 
 /// Exception 6: ask again later.
 const BUSY: u8 = 6;
@@ -119,6 +119,7 @@ pub(crate) enum Answer {
 pub(crate) struct Client {
     transport: Transport,
     context: Option<Context>,
+    watch: Watch,
     /// When the last answer came, or the connection was made.
     last: Instant,
     /// A request went out whose answer was not seen.
@@ -156,7 +157,13 @@ pub(crate) fn client(transport: &Transport) -> Shared {
 
 impl Client {
     fn new(transport: Transport) -> Self {
-        Self { transport, context: None, last: Instant::now(), unsettled: false }
+        Self {
+            transport,
+            context: None,
+            watch: Watch::default(),
+            last: Instant::now(),
+            unsettled: false,
+        }
     }
 
     pub(crate) const fn is_connected(&self) -> bool {
@@ -167,6 +174,7 @@ impl Client {
     pub(crate) async fn connect(&mut self, timing: &Timing) -> io::Result<()> {
         self.context = None;
         let mut wire = self.transport.open().await?;
+        self.watch = wire.watch();
         if self.transport.url.is_rtu() {
             if self.unsettled {
                 discard(&mut wire, timing.timeout).await?;
@@ -180,6 +188,16 @@ impl Client {
         }
         self.last = Instant::now();
         Ok(())
+    }
+
+    /// Whether there is a connection that the other side has closed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_connected() && self.watch.has_ended()
+    }
+
+    /// When the last answer came, or the connection was made.
+    pub(crate) const fn last(&self) -> Instant {
+        self.last
     }
 
     /// Ends the connection.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_kit::{Backoff, Link};
+use millrace_kit::{Backoff, ErrorKind, Link};
 use tokio::time::Instant;
 
 use crate::client::{Answer, Client, Failure, Order, Shared, Timing, client};
@@ -12,6 +12,10 @@ use crate::transport::Transport;
 
 /// First and longest pause between two attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// A connection that ends so soon, and nobody has answered on it, is no better
+/// than none.
+const SHORT: Duration = Duration::from_secs(5);
 
 /// One link's client.
 pub(crate) struct Port {
@@ -26,6 +30,8 @@ pub(crate) struct Port {
     error: String,
     /// There was a connection that we did not end ourselves.
     lost: bool,
+    /// Somebody has answered since the connection was made.
+    used: bool,
     /// What was told to the link last; none when it was told that all is well.
     told: Option<Option<String>>,
 }
@@ -41,6 +47,7 @@ impl Port {
             retry_at: None,
             error: String::new(),
             lost: false,
+            used: false,
             told: None,
         }
     }
@@ -73,10 +80,20 @@ impl Port {
         result
     }
 
-    /// Makes a connection, if there is none and it is time to try again.
+    /// Makes a connection, if there is none and it is time to try again. One
+    /// that the other side has closed is none.
     pub(crate) async fn ensure(&mut self) -> Result<(), Failure> {
         let client = Arc::clone(&self.client);
         let mut client = client.lock().await;
+        if client.has_ended() {
+            client.close();
+            self.lost = true;
+            // A device that closes every connection at once is not hammered. One
+            // that closes idle connections is connected again.
+            if !self.used && client.last().elapsed() < SHORT {
+                self.has_no_use("the device closed the connection");
+            }
+        }
         self.connect(&mut client).await.map(drop)
     }
 
@@ -94,6 +111,7 @@ impl Port {
                     self.link.telemetry.reconnected();
                 }
                 self.retry_at = None;
+                self.used = false;
                 Ok(false)
             }
             Err(error) => {
@@ -107,7 +125,10 @@ impl Port {
         self.lost = true;
         self.retry_at = Some(Instant::now() + self.backoff.next_pause());
         self.error = format!("{}: {why}", self.url);
-        self.is_away(&self.error.clone());
+        // Every attempt that failed is an error, told or not.
+        if !self.is_away(&self.error.clone()) {
+            self.link.telemetry.error(ErrorKind::Connection, &self.error);
+        }
     }
 
     /// Ends the connection.
@@ -118,6 +139,7 @@ impl Port {
     /// Tells the link that the other side answers.
     pub(crate) fn is_there(&mut self) {
         self.backoff.reset();
+        self.used = true;
         self.seems_there();
     }
 
@@ -129,13 +151,15 @@ impl Port {
         }
     }
 
-    /// Tells the link why nobody answers, once for each reason.
-    pub(crate) fn is_away(&mut self, why: &str) {
+    /// Tells the link why nobody answers, once for each reason. Whether it was
+    /// told now.
+    pub(crate) fn is_away(&mut self, why: &str) -> bool {
         let told = matches!(&self.told, Some(Some(reason)) if reason == why);
         if !told {
             self.told = Some(Some(why.to_owned()));
             self.link.retrying(why);
         }
+        !told
     }
 
     /// When the next attempt to connect may be made.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -83,7 +84,9 @@ impl Transport {
                 // Small packets back and forth: Nagle's algorithm would add a
                 // delayed acknowledgement to each.
                 stream.set_nodelay(true)?;
-                Ok(Wire::Tcp(stream))
+                let stream = stream.into_std()?;
+                let other = Arc::new(stream.try_clone()?);
+                Ok(Wire::Tcp(TcpStream::from_std(stream)?, other))
             }
             Scheme::Rtu => {
                 let parity = match self.parity {
@@ -125,8 +128,39 @@ pub(crate) async fn discard(wire: &mut Wire, limit: Duration) -> io::Result<usiz
 /// would report it as whatever the last system call left behind.
 #[derive(Debug)]
 pub(crate) enum Wire {
-    Tcp(TcpStream),
+    /// The stream, and a second handle of it, to look at it from outside while
+    /// nothing is read.
+    Tcp(TcpStream, Arc<std::net::TcpStream>),
     Serial(SerialStream),
+}
+
+impl Wire {
+    /// What tells whether the wire has ended, as long as it exists.
+    pub(crate) fn watch(&self) -> Watch {
+        match self {
+            Self::Tcp(_, other) => Watch(Arc::downgrade(other)),
+            Self::Serial(_) => Watch::default(),
+        }
+    }
+}
+
+/// Sees that the other side has closed a TCP connection on which nothing is
+/// asked: nobody reads it then, who would see the end.
+#[derive(Debug, Default)]
+pub(crate) struct Watch(Weak<std::net::TcpStream>);
+
+impl Watch {
+    /// Whether the other side has closed the connection. A device that lost its
+    /// power closes nothing, and a serial line is not seen.
+    pub(crate) fn has_ended(&self) -> bool {
+        // It does not block: that is a property of the stream, not of a handle.
+        self.0.upgrade().is_some_and(|stream| match stream.peek(&mut [0]) {
+            Ok(bytes) => bytes == 0,
+            Err(error) => {
+                !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            }
+        })
+    }
 }
 
 impl AsyncRead for Wire {
@@ -137,7 +171,7 @@ impl AsyncRead for Wire {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let (read, end) = match &mut *self {
-            Self::Tcp(stream) => {
+            Self::Tcp(stream, _) => {
                 (Pin::new(stream).poll_read(cx, buf), "the device closed the connection")
             }
             Self::Serial(line) => (Pin::new(line).poll_read(cx, buf), "the serial line is gone"),
@@ -157,14 +191,14 @@ impl AsyncWrite for Wire {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_write(cx, buf),
             Self::Serial(line) => Pin::new(line).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_flush(cx),
             // The library's flush waits for the last byte to leave, and blocks
             // the thread meanwhile. The answer says as much.
             Self::Serial(_) => Poll::Ready(Ok(())),
@@ -173,7 +207,7 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tcp(stream, _) => Pin::new(stream).poll_shutdown(cx),
             Self::Serial(_) => Poll::Ready(Ok(())),
         }
     }

@@ -526,3 +526,55 @@ async fn a_sink_without_a_device_answers_in_time() {
     assert!(start.elapsed() < Duration::from_secs(4));
     sink.close().await;
 }
+
+#[tokio::test]
+async fn a_sink_does_not_hammer_a_device_that_accepts_and_hangs_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("tcp://{}", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            count.fetch_add(1, Relaxed);
+        }
+    });
+    let near = Near::open();
+    let (sink, link) = sink(&url, &near, pump());
+    reaches(&link, State::Retrying).await;
+    assert!(link.status().error.unwrap().contains("the device closed the connection"));
+    sleep(Duration::from_secs(4)).await;
+    // Twice a second it looks: without pauses that grow it would be eight.
+    let connections = connections.load(Relaxed);
+    assert!((2..=6).contains(&connections), "{connections} connections");
+    sink.close().await;
+}
+
+#[tokio::test]
+async fn an_idle_sink_connects_again_when_the_device_ends_the_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("tcp://{}", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Relaxed);
+            tokio::spawn(async move {
+                // The answer to a write of one coil is the request.
+                let mut request = [0; 12];
+                stream.read_exact(&mut request).await.unwrap();
+                stream.write_all(&request).await.unwrap();
+                sleep(Duration::from_millis(100)).await;
+            });
+        }
+    });
+    let near = Near::open();
+    let (sink, link) = sink(&url, &near, pump());
+    reaches(&link, State::Connected).await;
+    sink.write(batch([("pump", "true")])).await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(connections.load(Relaxed), 2, "nothing was written, and it is connected");
+    let status = link.status();
+    assert_eq!((status.state, status.counters.reconnects), (State::Connected, 1));
+    assert!(status.counters.errors.is_empty(), "{status:?}");
+    sink.close().await;
+}

@@ -7,25 +7,33 @@ use millrace_kit::State;
 use tokio::time::{Instant, sleep};
 
 use crate::peer::{Note, Outside, Peer, Role};
-use crate::rig::{self, DRAIN_LIMIT, WATCH};
+use crate::rig::{self, DRAIN_LIMIT, PATIENCE, WATCH};
 use crate::stage::TestStage;
 
 pub(super) async fn source_drains<P: Peer>(peer: &mut P) -> Result<()> {
     let stage = Arc::new(TestStage::default());
     let run = rig::source_to(peer, &stage).await?;
-    stage.hold(true);
     match peer.abilities().outside {
         Outside::Log => {
+            stage.hold(true);
             peer.produce(&Note::all(0..20)).await?;
             run.sees(peer, 0..20).await?;
         }
-        Outside::State { .. } => run.takes(peer, 1).await?,
+        // Samples of before may be all that a stuck stage is given: any will do.
+        // Each number is another state than the one before, also of two.
+        Outside::State { .. } => {
+            run.takes(peer, 1).await?;
+            stage.hold(true);
+            let before = stage.calls().len();
+            peer.produce(&[Note::new(rig::state(peer, 2))]).await?;
+            rig::until("a call is stuck", PATIENCE, || stage.calls().len() > before).await?;
+        }
     }
     run.link.start_drain();
     sleep(WATCH).await;
     ensure!(!run.has_ended(), "run has returned with messages that are not safe");
     let taken = run.counters().messages_in;
-    peer.produce(&[Note::new(rig::state(peer, 20))]).await?;
+    peer.produce(&[Note::new(rig::state(peer, 21))]).await?;
     sleep(WATCH).await;
     ensure!(run.counters().messages_in == taken, "a drained source takes messages");
     stage.hold(false);
@@ -37,7 +45,7 @@ pub(super) async fn source_drains<P: Peer>(peer: &mut P) -> Result<()> {
     if peer.abilities().outside == Outside::Log {
         // What came after the drain waits; what was safe does not come again.
         let next = rig::source(peer).await?;
-        next.sees(peer, 20..21).await?;
+        next.sees(peer, 21..22).await?;
         sleep(WATCH).await;
         let counts = next.counts(peer);
         ensure!(counts.len() == 1, "safe, and came again: {counts:?}");
