@@ -172,6 +172,12 @@ fn value(property: &Value) -> String {
         choices.dedup();
         return choices.join(", ");
     }
+    let choices = find(property, "oneOf").and_then(Value::as_array);
+    let consts: Vec<&str> =
+        choices.into_iter().flatten().filter_map(|choice| choice["const"].as_str()).collect();
+    if !consts.is_empty() {
+        return consts.join(", ");
+    }
     match (find(property, "minimum"), find(property, "maximum")) {
         (Some(min), Some(max)) => format!("{min} to {max}"),
         _ if property["type"] == "boolean" => "true, false".to_owned(),

@@ -103,7 +103,9 @@ async fn kafka_to_kafka_with_the_provider_and_the_broker_killed_loses_nothing() 
     let client = |more: &[(&str, &str)]| {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &brokers);
-        more.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+        for (key, value) in more {
+            config.set(*key, *value);
+        }
         config
     };
     let admin: AdminClient<DefaultClientContext> = client(&[]).create().unwrap();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::context::{Notes, Trouble};
 
 /// How long one question for metadata may take.
-pub(crate) const PROBE: Duration = Duration::from_secs(2);
+pub(crate) const PROBE: Duration = Duration::from_secs(1);
 
 /// What the connection is worth.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(crate) struct Standing {
     refused: Option<String>,
     /// Why a topic or the group cannot be used.
     standing: Option<String>,
+    /// Why no broker can be reached, as last said.
+    down: Option<String>,
     asking: Option<JoinHandle<Result<(), String>>>,
     ask_at: Instant,
     backoff: Backoff,
@@ -44,9 +46,10 @@ impl Standing {
             ready,
             refused: None,
             standing: None,
+            down: None,
             asking: None,
             ask_at: Instant::now(),
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(2)),
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(2)),
         }
     }
 
@@ -67,9 +70,14 @@ impl Standing {
                     self.standing = Some(text);
                 }
                 Trouble::Refused(text) => self.refused = Some(text),
+                // Said many times a second while it lasts. The first is news; after it, an attempt is a question of
+                // ours without an answer.
                 Trouble::Down(text) => {
-                    self.link.retrying(&text);
+                    if self.up || self.down.is_none() {
+                        self.link.retrying(&text);
+                    }
                     self.up = false;
+                    self.down = Some(text);
                 }
             }
         }
@@ -97,7 +105,12 @@ impl Standing {
             Some(asking) if !asking.is_finished() => self.asking = Some(asking),
             Some(asking) => match asking.await {
                 Ok(Ok(())) => self.answered(),
-                _ => self.ask_at = Instant::now() + self.backoff.next_pause(),
+                _ => {
+                    if let Some(text) = &self.down {
+                        self.link.retrying(text);
+                    }
+                    self.ask_at = Instant::now() + self.backoff.next_pause();
+                }
             },
             None if !self.up && Instant::now() >= self.ask_at => {
                 let (ask, wake) = (ask(), Arc::clone(&self.notes.wake));
@@ -115,6 +128,7 @@ impl Standing {
         self.backoff.reset();
         if !self.up {
             self.up = true;
+            self.down = None;
             self.refused = None;
             self.tell();
         }
