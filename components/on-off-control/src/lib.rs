@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn switches_at_the_limits_and_leaves_alone_what_is_between() {
         let s = settings(&[]).unwrap();
-        let decisions = [29.0, 30.0, 30.1, 69.9, 70.0, 71.0].map(|v| decide(&level(v), &s).unwrap());
+        let decisions =
+            [29.0, 30.0, 30.1, 69.9, 70.0, 71.0].map(|v| decide(&level(v), &s).unwrap());
         assert_eq!(decisions, [Some(true), Some(true), None, None, Some(false), Some(false)]);
         let s = settings(&[("acts", "lowers")]).unwrap();
         assert_eq!(decide(&level(75.0), &s), Ok(Some(true)));
