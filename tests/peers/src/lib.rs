@@ -23,8 +23,12 @@ pub use modbus::{ModbusSlave, SerialPair, SlaveMode, SlaveUnit};
 pub use mosquitto::{Mosquitto, mosquitto_password};
 pub use nats::{NatsOptions, NatsServer};
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Why a peer is not there.
 #[derive(Debug, thiserror::Error)]
@@ -57,12 +61,28 @@ pub enum PeerError {
     Io(#[from] io::Error),
 }
 
-/// A TCP port of the loopback interface that is free now. Another program may
-/// take it before it is used; the kernel hands out others first.
+/// The ports given out: below those that the kernel takes for outgoing
+/// connections (32768 and up on Linux), one of which could take a port between
+/// its choice and its use.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
+/// A TCP port of the loopback interface that is free now, and that this process
+/// has not given out before.
 ///
 /// # Errors
 ///
 /// When no port can be had.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    // Processes begin at different places.
+    let next =
+        NEXT.get_or_init(|| AtomicU16::new(RandomState::new().build_hasher().finish() as u16));
+    let count = PORTS.end - PORTS.start;
+    for _ in 0..count {
+        let port = PORTS.start + next.fetch_add(1, Ordering::Relaxed) % count;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(io::Error::other("no free port"))
 }
