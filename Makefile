@@ -24,10 +24,10 @@ guests: ## Build the wasm: harness and example steps
 
 .PHONY: build
 build: setup guests ## Build everything into build/dist
-	@echo "building (the first time takes 10 to 25 minutes on two cores)"
+	@echo "building (the first time takes half an hour on two cores)"
 	$(CARGO) build --locked --workspace --bins
 	@mkdir -p $(MILLRACE_HOME)/bin $(MILLRACE_HOME)/providers
-	@for b in millrace millrace-host; do \
+	@for b in millrace millrace-host millrace-bench-connectors; do \
 	  cmp -s $(BIN)/$$b $(MILLRACE_HOME)/bin/$$b || install -m 755 $(BIN)/$$b $(MILLRACE_HOME)/bin/$$b; done
 	@mkdir -p $(MILLRACE_HOME)/components && cp -pu build/components/*.wasm $(MILLRACE_HOME)/components/
 	@for s in samples/*/; do mkdir -p $(MILLRACE_HOME)/$$s && for f in $$s*.yaml; do \
@@ -48,14 +48,13 @@ test: build ## Everything: format, lints, unit, property and end-to-end tests
 	@scripts/gpio-vm test --locked --workspace || scripts/gpio-vm test --locked --workspace
 
 .PHONY: bench
-bench: build ## Print the tables of speed and size
+bench: build ## Print the tables of speed and size, connectors beside their plain client libraries with them
 	@$(MILLRACE) bench $(ARGS)
+	@[ -n "$(ARGS)" ] || scripts/gpio-vm latency --locked --workspace
 
-.PHONY: bench-connectors
-bench-connectors: build ## Each connector beside the plain client library doing the same work, on real peers
-	@$(CARGO) build --quiet --locked --workspace --examples
-	@for c in mqtt kafka modbus; do echo && $(BIN)/examples/$${c}_throughput || exit 1; done
-	@scripts/gpio-vm latency --locked --workspace
+.PHONY: fuzz
+fuzz: setup ## Feed any bytes to everything that reads foreign input, for half a minute each
+	@scripts/fuzz
 
 .PHONY: clean
 clean: ## Remove what was built here (the shared cache stays)

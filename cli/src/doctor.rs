@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use millrace_platform::find;
+use millrace_settings::registry::CONNECTORS;
 use serde::Serialize;
 
 use crate::ui::Ui;
@@ -99,8 +100,9 @@ fn host() -> Check {
 }
 
 fn providers() -> Check {
+    let connectors = CONNECTORS.iter().map(|connector| connector.name);
     let found: Result<Vec<PathBuf>, _> =
-        ["conduit", "mqtt", "kafka", "modbus", "gpio"].into_iter().map(find::provider).collect();
+        std::iter::once("conduit").chain(connectors).map(find::provider).collect();
     let found = found.map(|paths| {
         paths
             .iter()

@@ -228,11 +228,6 @@ impl Collector {
         self.0.lock().unwrap().values().map(|n| n - 1).sum()
     }
 
-    /// Numbers that arrived more than once.
-    pub fn repeated(&self) -> BTreeSet<u64> {
-        self.0.lock().unwrap().iter().filter(|(_, n)| **n > 1).map(|(seq, _)| *seq).collect()
-    }
-
     /// Waits until every expected number is there; fails with what is missing.
     pub async fn wait_for(&self, expected: &BTreeSet<u64>, patience: Duration) {
         let start = Instant::now();

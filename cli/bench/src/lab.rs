@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer, Sync};
+pub use millrace_platform::Sync;
+use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer};
 use tempfile::TempDir;
 
 /// The lattice of every measurement.
@@ -22,7 +23,8 @@ impl std::fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 /// A nats-server, and a host with wadm where one was asked for.
-pub(crate) struct Lab {
+#[derive(Debug)]
+pub struct Lab {
     folder: TempDir,
     url: String,
     host_id: Option<u32>,
@@ -56,7 +58,11 @@ impl Lab {
     }
 
     /// Measures with a nats-server and a host.
-    pub(crate) async fn host<T>(
+    ///
+    /// # Errors
+    ///
+    /// When a server does not start, when `work` fails, or at Ctrl-C.
+    pub async fn host<T>(
         sync: Sync,
         work: impl AsyncFnOnce(&Self) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {

@@ -8,22 +8,26 @@
 //! - [`edge`]: two stages with a durable edge between them, over bare JetStream;
 //! - [`latency`]: one message from source to sink;
 //! - [`calls`]: a million calls, none lost;
-//! - [`footprint`]: memory, and the time from deploying to the first message.
+//! - [`footprint`]: memory, and the time from deploying to the first message;
+//! - [`connectors`]: each beside the plain client library, on its real peer.
 //!
 //! What they share: [`load`] makes calls and takes times, [`lab`] starts the servers and ends them, [`lattice`] puts
-//! stages and links there, [`mqtt`] is a whole pipeline between MQTT topics, [`report`] is the table.
+//! stages and links there, [`deploy`] puts a definition there, [`mqtt`] is a whole pipeline between MQTT topics,
+//! [`report`] is the table.
 
 mod calls;
+mod connectors;
+pub mod deploy;
 mod edge;
 mod footprint;
 mod harness;
-mod lab;
+pub mod lab;
 mod latency;
 mod lattice;
 mod load;
 mod mqtt;
 mod parts;
-mod report;
+pub mod report;
 mod stage;
 
 use std::path::PathBuf;
@@ -46,11 +50,26 @@ enum Part {
     Calls,
     /// Memory, and the time to the first message.
     Footprint,
+    /// MQTT source and sink, beside the plain client library.
+    Mqtt,
+    /// The same for Kafka, and from topic to stage to topic.
+    Kafka,
+    /// The same for Modbus.
+    Modbus,
 }
 
 impl Part {
-    const ALL: [Self; 6] =
-        [Self::Harness, Self::Stage, Self::Edge, Self::Latency, Self::Calls, Self::Footprint];
+    const ALL: [Self; 9] = [
+        Self::Harness,
+        Self::Stage,
+        Self::Edge,
+        Self::Latency,
+        Self::Calls,
+        Self::Footprint,
+        Self::Mqtt,
+        Self::Kafka,
+        Self::Modbus,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -60,6 +79,9 @@ impl Part {
             Self::Latency => "latency",
             Self::Calls => "calls",
             Self::Footprint => "footprint",
+            Self::Mqtt => "mqtt",
+            Self::Kafka => "kafka",
+            Self::Modbus => "modbus",
         }
     }
 }
@@ -70,6 +92,7 @@ impl Part {
 Examples:
   millrace bench                        everything; takes a few minutes on two cores
   millrace bench --only harness,stage
+  millrace bench --only mqtt,kafka,modbus   the connectors, on real peers (scripts/setup installs them)
   millrace bench --quick                a tenth of the work, for a first look
   millrace bench --json --out bench.json
 
@@ -148,10 +171,11 @@ async fn measure_part(part: Part, effort: Effort) -> anyhow::Result<Vec<Row>> {
         Part::Latency => latency::measure(effort).await,
         Part::Calls => calls::measure(effort).await,
         Part::Footprint => footprint::measure().await,
+        Part::Mqtt | Part::Kafka | Part::Modbus => connectors::measure(part.name(), effort).await,
     }
 }
 
 /// Says on standard error what is being done.
-fn progress(text: impl std::fmt::Display) {
+pub fn progress(text: impl std::fmt::Display) {
     eprintln!("> {text}");
 }

@@ -1,31 +1,27 @@
 //! A whole pipeline as a user would deploy it, between two MQTT topics: source, map, durable edge, filter, sink. The
 //! broker is in this process, and so are the machine and the reader.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use millrace_compose::{StageSpec, StepSpec, compose};
-use millrace_pipeline::{Document, Plan, Stage};
-use millrace_wadm::manifest::provider_names;
-use millrace_wadm::{Applications, Artifact, Manifest};
+use millrace_pipeline::Plan;
+use millrace_wadm::Applications;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS};
 use rumqttd::{Broker, Config, ConnectionSettings, RouterConfig, ServerSettings};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::deploy::{self, component};
 use crate::lab::{LATTICE, Lab};
-use crate::parts::{PAYLOAD, component, now_ns};
+use crate::parts::{PAYLOAD, now_ns};
 
 /// The broker is up and takes a subscription within this time.
 const BROKER: Duration = Duration::from_secs(5);
 
 /// From deploying to the first message at the other end.
 const FIRST: Duration = Duration::from_secs(60);
-
-/// From deploying until all of it runs. Less, because this error says what is missing.
-const RUNNING: Duration = Duration::from_secs(45);
 
 const PIPELINE: &str = "bench";
 const IN: &str = "bench/in";
@@ -74,7 +70,7 @@ impl Pipeline {
         tasks.spawn(keep(events, None));
 
         let start = Instant::now();
-        let manifest = build(lab, &plan(port)?)?;
+        let manifest = deploy::build(lab, &plan(port)?)?;
         let build = start.elapsed();
         let applications = Applications::new(lab.connect().await?, LATTICE);
         applications.deploy(&manifest).await?;
@@ -91,7 +87,7 @@ impl Pipeline {
             }
         };
         let running = async {
-            applications.wait_running(PIPELINE, RUNNING, |_| {}).await?;
+            applications.wait_running(PIPELINE, deploy::RUNNING, |_| {}).await?;
             anyhow::Ok(start.elapsed().saturating_sub(build))
         };
         let (first_message, running) = tokio::try_join!(first, running)?;
@@ -206,45 +202,7 @@ binding:
         component("pass-map"),
         component("pass-filter"),
     );
-    let loaded = millrace_pipeline::load(
-        Document { file: "bench", text: DEFINITION },
-        Some(Document { file: "the bench's binding", text: &binding }),
-        &Default::default(),
-    );
-    ensure!(!loaded.has_errors(), "{}", loaded.render(false));
-    Ok(loaded.plan()?)
-}
-
-fn build(lab: &Lab, plan: &Plan) -> anyhow::Result<Manifest> {
-    let artifacts = plan
-        .stages
-        .iter()
-        .map(|stage| Ok((stage.name.clone(), artifact(lab, plan, stage)?)))
-        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-    let providers = provider_names(plan)
-        .into_iter()
-        .map(|name| Ok((name.to_owned(), lab.provider(name, &format!("{PIPELINE}-{name}"))?)))
-        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-    Ok(millrace_wadm::manifest(plan, &artifacts, &providers)?)
-}
-
-fn artifact(lab: &Lab, plan: &Plan, stage: &Stage) -> anyhow::Result<Artifact> {
-    let step = |step: &millrace_pipeline::PlannedStep| -> anyhow::Result<StepSpec> {
-        let component = std::fs::read(&step.component)
-            .with_context(|| format!("could not read {}", step.component.display()))?;
-        Ok(StepSpec {
-            name: step.name.clone(),
-            kind: step.kind.as_str().parse()?,
-            component,
-            grants: [].into(),
-            memory_max: step.memory_max,
-        })
-    };
-    let steps = stage.steps.iter().map(step).collect::<anyhow::Result<Vec<_>>>()?;
-    let spec = StageSpec { name: stage.name.clone(), version: plan.version.clone(), steps };
-    let composed = compose(&spec)?;
-    let image = lab.artifact(&format!("{PIPELINE}-{}", stage.name), &composed.bytes)?;
-    Ok(Artifact { image, digest: composed.digest })
+    deploy::plan(DEFINITION, &binding)
 }
 
 /// Starts a broker on a free port of the loopback interface; it ends with the process.

@@ -1,13 +1,13 @@
 //! What is measured with: batches, and stages of steps that pass everything on.
 
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use millrace_batch::{BatchWriter, Fields};
 use millrace_compose::{Artifact, Kind, StageSpec, StepSpec, compose};
-use millrace_platform::find;
+
+use crate::deploy::component;
 
 /// Messages in a batch, as sources make them unless told otherwise.
 pub(crate) const BATCH: usize = 500;
@@ -76,11 +76,6 @@ fn push(writer: &mut BatchWriter, payload: &[u8], timestamp: u64) -> anyhow::Res
 pub(crate) fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Where an example component of the installation is.
-pub(crate) fn component(name: &str) -> PathBuf {
-    find::home().join("components").join(name).with_extension("wasm")
 }
 
 /// A stage of one step that passes everything on: a map or a filter.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use millrace_platform::find;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything that was measured, and where.
 #[derive(Debug, Serialize)]
@@ -61,24 +61,24 @@ fn load_average() -> f64 {
 }
 
 /// One figure.
-#[derive(Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) part: &'static str,
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Row {
+    pub(crate) part: String,
     pub(crate) what: String,
     pub(crate) value: f64,
-    pub(crate) unit: &'static str,
+    unit: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bare: Option<Bare>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) aim: Option<Aim>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) met: Option<bool>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) details: BTreeMap<&'static str, f64>,
+    met: Option<bool>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    details: BTreeMap<String, f64>,
 }
 
 /// What the same costs without Millrace, in the unit of the row.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Bare {
     pub(crate) value: f64,
     /// The row's value divided by this one.
@@ -86,34 +86,36 @@ pub(crate) struct Bare {
 }
 
 /// What the figure should come to.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Aim {
+pub enum Aim {
+    /// The value.
     AtLeast(f64),
+    /// The value.
     AtMost(f64),
+    /// The value over its bare cost.
+    RatioAtMost(f64),
 }
 
 impl Aim {
-    fn met(self, value: f64) -> bool {
+    fn met(self, row: &Row) -> bool {
         match self {
-            Self::AtLeast(least) => value >= least,
-            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => row.value >= least,
+            Self::AtMost(most) => row.value <= most,
+            Self::RatioAtMost(most) => row.bare.as_ref().is_some_and(|bare| bare.ratio <= most),
         }
     }
 }
 
 impl Row {
-    pub(crate) fn new(
-        part: &'static str,
-        what: impl Into<String>,
-        value: f64,
-        unit: &'static str,
-    ) -> Self {
+    /// A figure of a part, in a unit.
+    #[must_use]
+    pub fn new(part: &str, what: impl Into<String>, value: f64, unit: &str) -> Self {
         Self {
-            part,
+            part: part.to_owned(),
             what: what.into(),
             value,
-            unit,
+            unit: unit.to_owned(),
             bare: None,
             aim: None,
             met: None,
@@ -121,19 +123,25 @@ impl Row {
         }
     }
 
-    pub(crate) fn over(mut self, bare: f64) -> Self {
+    /// What the same costs without Millrace, in the same unit.
+    #[must_use]
+    pub fn over(mut self, bare: f64) -> Self {
         self.bare = Some(Bare { value: bare, ratio: self.value / bare });
         self
     }
 
-    pub(crate) fn aim(mut self, aim: Aim) -> Self {
+    /// What it should come to. After [`Row::over`], where the aim is for the ratio.
+    #[must_use]
+    pub fn aim(mut self, aim: Aim) -> Self {
         self.aim = Some(aim);
-        self.met = Some(aim.met(self.value));
+        self.met = Some(aim.met(&self));
         self
     }
 
-    pub(crate) fn detail(mut self, name: &'static str, value: f64) -> Self {
-        self.details.insert(name, value);
+    /// A further figure about the same.
+    #[must_use]
+    pub fn detail(mut self, name: &str, value: f64) -> Self {
+        self.details.insert(name.to_owned(), value);
         self
     }
 
@@ -141,6 +149,7 @@ impl Row {
         let aim = match self.aim {
             Some(Aim::AtLeast(least)) => format!(">= {}", number(least)),
             Some(Aim::AtMost(most)) => format!("<= {}", number(most)),
+            Some(Aim::RatioAtMost(most)) => format!("ratio <= {most}"),
             None => String::new(),
         };
         let met = match self.met {
@@ -149,7 +158,7 @@ impl Row {
             None => "",
         };
         [
-            self.part.to_owned(),
+            self.part.clone(),
             self.what.clone(),
             format!("{} {}", number(self.value), self.unit),
             self.bare.as_ref().map(|bare| number(bare.value)).unwrap_or_default(),
@@ -252,6 +261,8 @@ mod tests {
         assert_eq!(row(Aim::AtLeast(100.0)).met, Some(true));
         assert_eq!(row(Aim::AtLeast(100.1)).met, Some(false));
         assert_eq!(row(Aim::AtMost(99.0)).met, Some(false));
+        assert_eq!(row(Aim::RatioAtMost(0.25)).met, Some(true));
+        assert_eq!(row(Aim::RatioAtMost(0.24)).met, Some(false));
         let cells = row(Aim::AtLeast(500.0)).cells();
         assert_eq!(cells, ["stage", "x", "100 messages/s", "400", "0.25", ">= 500", "NO"]);
     }

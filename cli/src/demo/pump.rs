@@ -37,7 +37,8 @@ pub(super) struct Plant {
     valve: u16,
     /// How often the relay was switched.
     pub(super) switches: u64,
-    /// Lowest and highest level since the relay was first switched.
+    /// Lowest and highest level since the relay was switched for the second time: before its first time the tank may have
+    /// run empty, and until the second it may be filling from there.
     pub(super) range: Option<(f64, f64)>,
     limits: (f64, f64),
     /// When the level left the limits in the direction in which the relay should be switched.
@@ -80,8 +81,9 @@ impl Plant {
         }
         self.pump = on;
         self.switches += 1;
-        let level = self.level;
-        self.range.get_or_insert((level, level));
+        if self.switches == 2 {
+            self.range = Some((self.level, self.level));
+        }
         self.delays.extend(self.overdue.take().map(|since| since.elapsed()));
     }
 
@@ -192,12 +194,17 @@ mod tests {
         plant.answer(&Request::WriteSingleCoil(0, true)).unwrap();
         plant.advance(2.0);
         assert_eq!((plant.level, plant.switches, plant.delays.len()), (50.0, 1, 1));
+        assert_eq!(plant.range, None, "it was filled from where it was when the loop began");
         assert_eq!(
             plant.answer(&Request::ReadInputRegisters(0, 1)).unwrap(),
             Response::ReadInputRegisters(vec![500])
         );
-        plant.advance(10.0);
-        assert_eq!(plant.range, Some((0.0, 100.0)));
+        plant.answer(&Request::WriteSingleCoil(0, false)).unwrap();
+        assert_eq!(plant.range, Some((50.0, 50.0)));
+        plant.advance(2.0);
+        plant.answer(&Request::WriteSingleCoil(0, true)).unwrap();
+        plant.advance(1.0);
+        assert_eq!(plant.range, Some((20.0, 50.0)));
     }
 
     #[test]

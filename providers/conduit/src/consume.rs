@@ -176,7 +176,11 @@ impl Work {
                 place = self.window.acquire() => place.ok()?,
                 () = self.link.drain.cancelled() => return None,
             };
-            Some(self.delivery.deliver(batch).await)
+            tokio::select! {
+                outcome = self.delivery.deliver(batch) => Some(outcome),
+                // Given back at once, and not when JetStream has waited for it.
+                () = self.link.leave.cancelled() => None,
+            }
         };
         tokio::pin!(deliver);
         let mut progress =

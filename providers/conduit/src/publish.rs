@@ -8,15 +8,11 @@ use async_nats::jetstream::context::{Publish, PublishError, PublishErrorKind};
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use millrace_kit::packed::TRACEPARENT;
+use millrace_kit::write::WRITE_TIMEOUT;
 use millrace_kit::{Backoff, Link, Packed, Sink, WriteError};
 use millrace_settings::edge::EdgeSettings;
 
 use crate::edge::{Edge, EdgeError, Provision};
-
-/// How long JetStream may take to acknowledge. Shorter than the host's own
-/// limit for a call out of a stage: past that the stage would trap, and a trap
-/// looks like the messages' fault.
-pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// How long the streams may take when the way is probed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,7 +33,7 @@ impl Publisher {
     /// retries, until the link is drained.
     #[must_use]
     pub fn open(mut js: Context, edges: Vec<(Edge, EdgeSettings)>, link: Arc<Link>) -> Arc<Self> {
-        js.set_timeout(PUBLISH_TIMEOUT);
+        js.set_timeout(WRITE_TIMEOUT);
         let publisher = Arc::new(Self { js, edges, link });
         let making = Arc::clone(&publisher);
         tokio::spawn(async move {
@@ -187,7 +183,7 @@ fn target(edge: &Edge) -> String {
 fn write_error(edge: &Edge, error: &PublishError) -> WriteError {
     let target = target(edge);
     match error.kind() {
-        PublishErrorKind::TimedOut => WriteError::Timeout { target, after: PUBLISH_TIMEOUT },
+        PublishErrorKind::TimedOut => WriteError::Timeout { target, after: WRITE_TIMEOUT },
         PublishErrorKind::BrokenPipe => {
             WriteError::Unreachable { target, reason: error.to_string() }
         }

@@ -27,6 +27,9 @@ pub(crate) const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// The longest that draining may take when nothing is left to be done.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// A source that is told to leave returns within this time.
+pub(crate) const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
 /// Waits until something is so.
 ///
 /// # Errors

@@ -41,6 +41,7 @@ enum Fault {
     StopsBeforeSafe,
     TakesWhileDraining,
     NeverStops,
+    NeverLeaves,
     GivesUp,
     SaysNothing,
     SaysOkBeforeWritten,
@@ -160,7 +161,8 @@ impl Source for MemorySource {
             let mut connection = None;
             loop {
                 let draining = link.drain.is_cancelled();
-                if draining && (inlet.is_idle() || fault == Fault::StopsBeforeSafe) {
+                let leaves = link.leave.is_cancelled() && fault != Fault::NeverLeaves;
+                if draining && (inlet.is_idle() || leaves || fault == Fault::StopsBeforeSafe) {
                     if fault == Fault::NeverStops {
                         std::future::pending::<()>().await;
                     }
@@ -519,6 +521,7 @@ fn found_by(fault: Fault) -> &'static [&'static str] {
         Fault::NeverStops => {
             &["source_drains", "source_drains_while_away", "sink_closes", "sink_closes_while_away"]
         }
+        Fault::NeverLeaves => &["source_leaves"],
         Fault::GivesUp => &["source_waits_for_its_peer", "source_reconnects"],
         Fault::SaysNothing => &["source_waits_for_its_peer", "sink_waits_for_its_peer"],
         Fault::SaysOkBeforeWritten => &["ok_means_written"],
@@ -540,7 +543,7 @@ fn found_by(fault: Fault) -> &'static [&'static str] {
     }
 }
 
-const FAULTS: [Fault; 22] = [
+const FAULTS: [Fault; 23] = [
     Fault::AcknowledgesAtOnce,
     Fault::NeverAcknowledges,
     Fault::ForgetsAtReconnect,
@@ -550,6 +553,7 @@ const FAULTS: [Fault; 22] = [
     Fault::StopsBeforeSafe,
     Fault::TakesWhileDraining,
     Fault::NeverStops,
+    Fault::NeverLeaves,
     Fault::GivesUp,
     Fault::SaysNothing,
     Fault::SaysOkBeforeWritten,

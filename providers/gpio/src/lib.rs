@@ -28,6 +28,8 @@ mod chip;
 mod clock;
 mod command;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod loss;
 mod outputs;
 mod report;

@@ -7,21 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millrace_batch::{Batch, BatchWriter, Message};
-use millrace_kit::dead::{self, DeadKind};
+use millrace_batch::{Batch, Message};
 use millrace_kit::telemetry::now_ns;
-use millrace_kit::{DeadLetters, ErrorKind, Link, Packed, Sink, WriteError};
+use millrace_kit::{DeadLetters, Link, Sink, WriteError, write};
 use millrace_settings::gpio::{Level, SinkSettings};
 use parking_lot::Mutex;
 
 use crate::chip::{self, Kernel};
 use crate::command;
 use crate::outputs::{self, Failed, Handle, View};
-
-/// How long setting the levels of a batch may take. Shorter than the host's
-/// own limit for a call out of a stage: past that the stage would trap, and a
-/// trap looks like the messages' fault.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// How long closing waits for the lines to be safe. They are made safe also
 /// when that takes longer, as long as the process lives.
@@ -64,31 +58,14 @@ impl GpioSink {
     }
 
     async fn write_batch(&self, body: Bytes) -> Result<(), WriteError> {
-        // The intake never lets one through; a foreign component may.
-        let batch =
-            Batch::parse(&body).map_err(|e| WriteError::Unreadable(format!("batch: {e}")))?;
+        let batch = write::read(&body)?;
         if batch.is_empty() {
             // A probe asks whether a batch could be taken: if any line is open.
             let open = self.view.held.load(Relaxed) > 0;
             return if open { Ok(()) } else { Err(self.unreachable()) };
         }
-        let telemetry = &self.link.telemetry;
-        let _in_flight = telemetry.in_flight();
-        let started = tokio::time::Instant::now();
-        telemetry.received(batch.len() as u64, body.len() as u64);
-        let written = tokio::time::timeout(WRITE_TIMEOUT, self.set_all(&batch)).await;
-        let timeout = || WriteError::Timeout { target: self.target(), after: WRITE_TIMEOUT };
-        match written.unwrap_or_else(|_| Err(timeout())) {
-            Ok(set) => {
-                telemetry.delivered(set, body.len() as u64);
-                telemetry.acknowledged_after(started.elapsed());
-                Ok(())
-            }
-            Err(error) => {
-                telemetry.error(ErrorKind::Downstream, &error);
-                Err(error)
-            }
-        }
+        let setting = self.set_all(&batch);
+        write::counted(&self.link, || self.target(), &batch, body.len(), setting).await
     }
 
     /// Buries what cannot be done and sets the rest.
@@ -140,18 +117,7 @@ impl GpioSink {
         message: &Message<'_>,
         text: &str,
     ) -> Result<(), WriteError> {
-        let unreadable = |e: millrace_batch::WriteError| WriteError::Unreadable(e.to_string());
-        // Several messages of a batch may end here: each has its own id.
-        let id = batch.header(millrace_batch::ID).map(|id| format!("{id}@{place}"));
-        let mut writer = BatchWriter::new(id.as_deref().map(|id| (millrace_batch::ID, id)))
-            .map_err(unreadable)?;
-        writer.push_record(message).map_err(unreadable)?;
-        let single = Packed::read(writer.finish().into());
-        let letter = dead::letter(&single, &self.link.names, DeadKind::InvalidArgument, 1, text)
-            .map_err(unreadable)?;
-        self.dead.accept(letter).await?;
-        self.link.telemetry.buried(1);
-        Ok(())
+        write::bury(&*self.dead, &self.link, batch, place, message, text).await
     }
 
     fn failed(&self, failed: Failed) -> WriteError {

@@ -370,10 +370,7 @@ impl Session {
         (self.opening, self.sampling) = (None, None);
         self.lines.clear();
         self.losses.say(&self.link, true);
-        self.inlet.flush();
-        while !self.inlet.is_idle() {
-            self.inlet.settled().await;
-        }
+        self.inlet.finish(&self.link.leave).await;
     }
 }
 

@@ -26,7 +26,7 @@ impl Connector for Kafka {
     fn source(&self, link: &Link, config: &Config) -> Result<Sourced, FieldError> {
         let all = WithDelivery::<SourceSettings>::from_flat(config, &NAME_KEYS)?;
         let limits = Limits::from(&all.delivery);
-        let source = KafkaSource::new(all.settings, limits, self.client_id(link));
+        let source = KafkaSource::new(all.settings, limits, link.names.client_id(&self.lattice));
         Ok(Sourced { source: Box::new(source), delivery: all.delivery })
     }
 
@@ -37,16 +37,7 @@ impl Connector for Kafka {
         dead: &Arc<dyn DeadLetters>,
     ) -> Result<Arc<dyn Sink>, FieldError> {
         let settings: SinkSettings = from_flat(config, &NAME_KEYS)?;
-        Ok(KafkaSink::open(settings, self.client_id(link), Arc::clone(link), Arc::clone(dead)))
-    }
-}
-
-impl Kafka {
-    /// A name for a link that has none of its own: of the client, and of the
-    /// group. The same after every restart, or the stored offsets would not be
-    /// found again.
-    fn client_id(&self, link: &Link) -> String {
-        let names = &link.names;
-        format!("millrace-{}-{}-{}-{}", self.lattice, names.pipeline, names.name, names.stage)
+        let name = link.names.client_id(&self.lattice);
+        Ok(KafkaSink::open(settings, name, Arc::clone(link), Arc::clone(dead)))
     }
 }

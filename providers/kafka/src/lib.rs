@@ -30,6 +30,8 @@ mod assignment;
 mod client;
 mod context;
 mod fields;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod marks;
 mod sink;
 mod source;

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millrace_batch::{Batch, BatchWriter, Message};
-use millrace_kit::dead::{self, DeadKind};
-use millrace_kit::{Backoff, CancellationToken, DeadLetters, Link, Packed, Sink, WriteError};
+use millrace_batch::{Batch, Message};
+use millrace_kit::write::{self, WRITE_TIMEOUT};
+use millrace_kit::{Backoff, CancellationToken, DeadLetters, Link, Sink, WriteError};
 use millrace_settings::kafka::{Compression, Partitioner, SinkSettings};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
@@ -20,17 +20,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::context::{Context, Notes};
 use crate::standing::{PROBE, Standing};
 use crate::writes::{Failed, Reports, Writes, word};
 use crate::{client, fields};
-
-/// How long the brokers may take to acknowledge a batch. Shorter than the
-/// host's own limit for a call out of a stage: past that the stage would trap,
-/// and a trap looks like the messages' fault.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// Pause before a record is handed over again for which the library's queue
 /// had no room.
@@ -92,32 +86,12 @@ impl KafkaSink {
     async fn write_batch(&self, body: Bytes) -> Result<(), WriteError> {
         let producer = self.shared.client.lock().clone();
         let producer = producer.ok_or_else(|| self.unreachable())?;
-        // The intake never lets one through; a foreign component may.
-        let batch =
-            Batch::parse(&body).map_err(|e| WriteError::Unreadable(format!("batch: {e}")))?;
+        let batch = write::read(&body)?;
         if batch.is_empty() {
             return Ok(());
         }
-        let telemetry = &self.shared.link.telemetry;
-        let _in_flight = telemetry.in_flight();
-        let started = Instant::now();
-        telemetry.received(batch.len() as u64, body.len() as u64);
-        let deadline = started + WRITE_TIMEOUT;
-        let written = tokio::time::timeout_at(deadline, self.write_all(&producer, &batch)).await;
-        let result = written.unwrap_or_else(|_| {
-            Err(WriteError::Timeout { target: self.target(), after: WRITE_TIMEOUT })
-        });
-        match result {
-            Ok(written) => {
-                telemetry.delivered(written, body.len() as u64);
-                telemetry.acknowledged_after(started.elapsed());
-                Ok(())
-            }
-            Err(error) => {
-                telemetry.error(millrace_kit::ErrorKind::Downstream, &error);
-                Err(error)
-            }
-        }
+        let writing = self.write_all(&producer, &batch);
+        write::counted(&self.shared.link, || self.target(), &batch, body.len(), writing).await
     }
 
     /// Writes every message, and buries those that never can be. How many were
@@ -150,8 +124,10 @@ impl KafkaSink {
             }
         }
         for (place, text) in &unfit {
-            if let Some(message) = usize::try_from(*place).ok().and_then(|at| messages.get(at)) {
-                self.bury(batch, *place, message, text).await?;
+            let place = usize::try_from(*place).unwrap_or(usize::MAX);
+            if let Some(message) = messages.get(place) {
+                let link = &self.shared.link;
+                write::bury(&*self.dead, link, batch, place, message, text).await?;
             }
         }
         Ok((messages.len() - unfit.len()) as u64)
@@ -242,28 +218,6 @@ impl KafkaSink {
         // Only now: before, the whole batch might have had to be written again.
         unfit.append(&mut never);
         Ok(apart)
-    }
-
-    async fn bury(
-        &self,
-        batch: &Batch<'_>,
-        place: u32,
-        message: &Message<'_>,
-        text: &str,
-    ) -> Result<(), WriteError> {
-        let unreadable = |e: millrace_batch::WriteError| WriteError::Unreadable(e.to_string());
-        // Several messages of a batch may end here: each has its own id.
-        let id = batch.header(millrace_batch::ID).map(|id| format!("{id}@{place}"));
-        let mut writer = BatchWriter::new(id.as_deref().map(|id| (millrace_batch::ID, id)))
-            .map_err(unreadable)?;
-        writer.push_record(message).map_err(unreadable)?;
-        let single = Packed::read(writer.finish().into());
-        let names = &self.shared.link.names;
-        let letter =
-            dead::letter(&single, names, DeadKind::InvalidArgument, 1, text).map_err(unreadable)?;
-        self.dead.accept(letter).await?;
-        self.shared.link.telemetry.buried(1);
-        Ok(())
     }
 
     fn refused(&self, topic: &str, error: &KafkaError) -> WriteError {
@@ -454,7 +408,7 @@ impl Keeper {
             *self.shared.client.lock() = standing.is_up().then(|| Arc::clone(&producer));
             tokio::select! {
                 () = notes.wake.notified() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep_until(standing.next_look(TICK)) => {}
                 () = closed.cancelled() => break None,
             }
         };

@@ -188,8 +188,12 @@ impl Intake {
     /// Finishes what was taken when there is no client to store it with.
     async fn finish(&mut self) {
         self.inlet.flush();
+        let leave = self.link.leave.clone();
         while !self.is_idle() {
-            self.settled().await;
+            tokio::select! {
+                _ = self.settled() => {}
+                () = leave.cancelled() => return,
+            }
         }
     }
 
@@ -404,7 +408,8 @@ impl Session {
             if let Some(end) = self.standing.hear() {
                 return Some(end);
             }
-            if self.draining && intake.is_idle() && self.committed(intake).await {
+            let done = intake.is_idle() || self.link.leave.is_cancelled();
+            if self.draining && done && self.committed(intake).await {
                 return None;
             }
             let polls = self.polls(intake);
@@ -418,7 +423,7 @@ impl Session {
                     self.assignment.pause(true);
                     intake.inlet.flush();
                 }
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep_until(self.standing.next_look(TICK)) => {}
             }
         }
     }

@@ -124,6 +124,14 @@ impl Standing {
         }
     }
 
+    /// When to look again: after a tick, or when the next question is due. Were
+    /// it looked at by ticks alone, links that were made together would ask
+    /// together, whatever their pauses.
+    pub(crate) fn next_look(&self, tick: Duration) -> Instant {
+        let tick = Instant::now() + tick;
+        if self.up || self.asking.is_some() { tick } else { tick.min(self.ask_at) }
+    }
+
     fn answered(&mut self) {
         self.backoff.reset();
         if !self.up {

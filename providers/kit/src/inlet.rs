@@ -10,13 +10,15 @@
 //! stage into back-pressure on the protocol.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_batch::{BatchWriter, Fields};
 use millrace_settings::{Delivery as Settings, delivery::BATCH_BYTES_MAX};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Delivery;
 use crate::id::{BatchIds, traceparent};
@@ -72,6 +74,9 @@ pub struct Inlet<T> {
     open: Option<Filling<T>>,
     sealed: VecDeque<Sealed<T>>,
     running: JoinSet<Sealed<T>>,
+    /// Kept from one wait to the next: a source waits anew for every message,
+    /// and a new timer for each would cost as much as packing it.
+    timer: Option<Pin<Box<Sleep>>>,
     /// Messages and bytes pushed and not yet safe.
     held: (usize, usize),
 }
@@ -104,6 +109,7 @@ impl<T: Send + 'static> Inlet<T> {
             open: None,
             sealed: VecDeque::new(),
             running: JoinSet::new(),
+            timer: None,
             held: (0, 0),
         }
     }
@@ -170,6 +176,19 @@ impl<T: Send + 'static> Inlet<T> {
         self.launch();
     }
 
+    /// Sends off what is there and waits until nothing is held, or until
+    /// `leave` is cancelled: the end of a source whose outside waits for no
+    /// acknowledgement.
+    pub async fn finish(&mut self, leave: &CancellationToken) {
+        self.flush();
+        while !self.is_idle() {
+            tokio::select! {
+                _ = self.settled() => {}
+                () = leave.cancelled() => return,
+            }
+        }
+    }
+
     /// Waits until messages are safe and gives their tokens back. Also seals
     /// batches whose time has come, so it has to be polled while messages are
     /// held. Never ends while nothing is held. Can be cancelled without loss.
@@ -186,7 +205,7 @@ impl<T: Send + 'static> Inlet<T> {
                     self.held = (messages.saturating_sub(done.tokens.len()), bytes.saturating_sub(done.bytes));
                     return done.tokens;
                 }
-                () = until(due) => self.seal(),
+                () = until(&mut self.timer, due) => self.seal(),
             }
         }
     }
@@ -234,9 +253,11 @@ fn record_size(message: &Fields<'_>, headers: &[(&str, &str)]) -> usize {
         + headers
 }
 
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due).await,
-        None => std::future::pending().await,
+async fn until(timer: &mut Option<Pin<Box<Sleep>>>, due: Option<Instant>) {
+    let Some(due) = due else { return std::future::pending().await };
+    let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+    if timer.deadline() != due {
+        timer.as_mut().reset(due);
     }
+    timer.as_mut().await;
 }

@@ -10,6 +10,7 @@
 //! | [`answer`] | what a stage's answer means |
 //! | [`inlet`] | messages to batches, tokens back when safe, back-pressure |
 //! | [`delivery`] | calls with timeout, retry, probe, bisecting, dead letters |
+//! | [`write`] | what every sink does around a write: time limit, counters, dead letters |
 //! | [`packed`], [`dead`], [`id`] | batches on their way, dead letters, identities |
 //! | [`backoff`] | jittered pauses |
 //! | [`link`], [`telemetry`], [`status`] | state and counters, and how they are shown |
@@ -34,6 +35,7 @@ pub mod packed;
 pub mod stage;
 pub mod status;
 pub mod telemetry;
+pub mod write;
 
 pub use answer::{CallError, ErrorKind};
 pub use backoff::Backoff;

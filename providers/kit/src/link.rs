@@ -54,6 +54,14 @@ impl LinkNames {
             stage: take("stage", is_name)?,
         })
     }
+
+    /// A name by which a broker knows this link for good: of a client, a
+    /// session, a group. The same after every restart, or what the broker keeps
+    /// under it would not be found again.
+    #[must_use]
+    pub fn client_id(&self, lattice: &str) -> String {
+        format!("millrace-{lattice}-{}-{}-{}", self.pipeline, self.name, self.stage)
+    }
 }
 
 /// Whether `text` is a name: `[a-z][a-z0-9-]{0,39}`.
@@ -75,6 +83,11 @@ pub struct Link {
     pub telemetry: Telemetry,
     /// Cancelled when the link is to take nothing more and finish.
     pub drain: CancellationToken,
+    /// Cancelled, some time after `drain`, when what is in flight is not waited
+    /// for any longer: its stage may be gone already. What is left is the
+    /// farewell to the outside, without which a broker may take the connection
+    /// for one that will come back.
+    pub leave: CancellationToken,
     state: Mutex<(State, Option<String>)>,
 }
 
@@ -87,6 +100,7 @@ impl Link {
             direction,
             telemetry: Telemetry::default(),
             drain: CancellationToken::new(),
+            leave: CancellationToken::new(),
             state: Mutex::new((State::Connecting, None)),
         }
     }

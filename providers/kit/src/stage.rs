@@ -51,7 +51,8 @@ pub trait Sink: Send + Sync {
 /// The beginning of a pipeline, or of one of its parts.
 pub trait Source: Send {
     /// Runs until `link.drain` is cancelled, with its own retries: it returns
-    /// only when it is drained. What is unfinished when the future is dropped
+    /// only when it is drained, or when `link.leave` is cancelled and the outside
+    /// was told goodbye. What is unfinished then, or when the future is dropped,
     /// was not acknowledged and comes again.
     fn run(self: Box<Self>, link: Arc<Link>, delivery: Arc<Delivery>) -> BoxFuture<'static, ()>;
 }

@@ -166,6 +166,21 @@ impl Client {
         }
     }
 
+    /// A client whose device is the other end of a pipe.
+    #[cfg(fuzzing)]
+    pub(crate) fn attached(
+        transport: Transport,
+        wire: tokio::io::DuplexStream,
+        is_rtu: bool,
+    ) -> Self {
+        let context = if is_rtu {
+            tokio_modbus::client::rtu::attach(wire)
+        } else {
+            tokio_modbus::client::tcp::attach(wire)
+        };
+        Self { context: Some(context), ..Self::new(transport) }
+    }
+
     pub(crate) const fn is_connected(&self) -> bool {
         self.context.is_some()
     }

@@ -26,6 +26,8 @@
 mod client;
 pub mod codec;
 mod command;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod memory;
 pub mod plan;
 mod poller;

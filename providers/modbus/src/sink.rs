@@ -9,11 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millrace_batch::{Batch, BatchWriter, Message};
-use millrace_kit::dead::{self, DeadKind};
-use millrace_kit::{
-    CancellationToken, DeadLetters, ErrorKind, Link, Packed, Sink, State, WriteError,
-};
+use millrace_batch::{Batch, Message};
+use millrace_kit::write::{self, WRITE_TIMEOUT};
+use millrace_kit::{CancellationToken, DeadLetters, Link, Sink, State, WriteError};
 use millrace_settings::modbus::{SinkSettings, Write};
 use millrace_settings::{FieldError, Settings};
 use parking_lot::Mutex;
@@ -26,11 +24,6 @@ use crate::command::{Command, Granted};
 use crate::memory::Memory;
 use crate::port::Port;
 use crate::transport::Transport;
-
-/// How long a call may take. Shorter than the host's own limit for a call out
-/// of a stage: past that the stage would trap, and a trap looks like the
-/// messages' fault.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// How often a lost connection is looked for.
 const LOOK: Duration = Duration::from_millis(500);
@@ -112,25 +105,14 @@ impl ModbusSink {
     }
 
     async fn write_batch(&self, body: Bytes) -> Result<(), WriteError> {
-        // The intake never lets one through; a foreign component may.
-        let batch =
-            Batch::parse(&body).map_err(|e| WriteError::Unreadable(format!("batch: {e}")))?;
+        let batch = write::read(&body)?;
+        let link = &self.shared.link;
         let deadline = Instant::now() + WRITE_TIMEOUT;
         if batch.is_empty() {
-            return self.probe(deadline).await.map_err(|error| self.failed(error));
+            return self.probe(deadline).await.map_err(|error| write::failed(link, error));
         }
-        let telemetry = &self.shared.link.telemetry;
-        let _in_flight = telemetry.in_flight();
-        let started = Instant::now();
-        telemetry.received(batch.len() as u64, body.len() as u64);
-        match self.write_all(&batch, deadline).await {
-            Ok(written) => {
-                telemetry.delivered(written, body.len() as u64);
-                telemetry.acknowledged_after(started.elapsed());
-                Ok(())
-            }
-            Err(error) => Err(self.failed(error)),
-        }
+        let writing = self.write_all(&batch, deadline);
+        write::counted(link, || self.target(), &batch, body.len(), writing).await
     }
 
     /// Whether a batch could be written: there is a connection.
@@ -217,11 +199,7 @@ impl ModbusSink {
             sleep_until(begin).await;
         }
         line.next = begin + self.gap;
-        let late = |_| self.too_late(&format!("{}: no answer", command.what));
-        let result = timeout_at(deadline, line.port.ask(command.unit, &command.order))
-            .await
-            .map_err(late)?;
-        match result {
+        match line.port.ask(command.unit, &command.order).await {
             Ok(_) => {
                 line.port.is_there();
                 Ok(Written::Yes)
@@ -251,24 +229,7 @@ impl ModbusSink {
         message: &Message<'_>,
         text: &str,
     ) -> Result<(), WriteError> {
-        let unreadable = |e: millrace_batch::WriteError| WriteError::Unreadable(e.to_string());
-        // Several messages of a batch may end here: each has its own id.
-        let id = batch.header(millrace_batch::ID).map(|id| format!("{id}@{place}"));
-        let mut writer = BatchWriter::new(id.as_deref().map(|id| (millrace_batch::ID, id)))
-            .map_err(unreadable)?;
-        writer.push_record(message).map_err(unreadable)?;
-        let single = Packed::read(writer.finish().into());
-        let names = &self.shared.link.names;
-        let letter =
-            dead::letter(&single, names, DeadKind::InvalidArgument, 1, text).map_err(unreadable)?;
-        self.dead.accept(letter).await?;
-        self.shared.link.telemetry.buried(1);
-        Ok(())
-    }
-
-    fn failed(&self, error: WriteError) -> WriteError {
-        self.shared.link.telemetry.error(ErrorKind::Downstream, &error);
-        error
+        write::bury(&*self.dead, &self.shared.link, batch, place, message, text).await
     }
 
     fn unreachable(&self, reason: &str) -> WriteError {

@@ -132,10 +132,7 @@ impl Source for ModbusSource {
                 payload: Vec::with_capacity(256),
             };
             run.until_drained().await;
-            run.inlet.flush();
-            while !run.inlet.is_idle() {
-                run.inlet.settled().await;
-            }
+            run.inlet.finish(&run.link.leave).await;
         })
     }
 }

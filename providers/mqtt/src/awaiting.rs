@@ -6,62 +6,90 @@
 //! before it. A broker that holds its clients to the rule closes the connection
 //! otherwise.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::VecDeque;
 
 use millrace_settings::Qos;
 
 /// Packets received and not yet acknowledged, in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Awaiting {
-    received: BTreeMap<u64, Packet>,
-    place: HashMap<u16, u64>,
-    next: u64,
+    row: VecDeque<Packet>,
+    /// Number of the first in the row.
+    first: u32,
+    /// The number that each packet identifier had last. There are 65,535 at
+    /// most, so an index is all it takes; and nothing has to be taken out,
+    /// because what is stale does not lead to a packet of that identifier.
+    numbers: Vec<u32>,
 }
 
 #[derive(Debug)]
 struct Packet {
     pkid: u16,
     qos: Qos,
-    safe: bool,
+    state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Taken,
+    Safe,
+    /// Acknowledged, or need not be.
+    Gone,
 }
 
 impl Awaiting {
     /// Notes a packet as received. False when it is waiting already.
     pub(crate) fn insert(&mut self, pkid: u16, qos: Qos) -> bool {
-        if self.place.contains_key(&pkid) {
+        if self.find(pkid).is_some() {
             return false;
         }
-        self.place.insert(pkid, self.next);
-        self.received.insert(self.next, Packet { pkid, qos, safe: false });
-        self.next += 1;
+        let at = usize::from(pkid);
+        if self.numbers.len() <= at {
+            self.numbers.resize(at + 1, 0);
+        }
+        let number = self.first.wrapping_add(u32::try_from(self.row.len()).unwrap_or(0));
+        if let Some(place) = self.numbers.get_mut(at) {
+            *place = number;
+        }
+        self.row.push_back(Packet { pkid, qos, state: State::Taken });
         true
     }
 
     /// The packet's message is safe: it may be acknowledged when its turn comes.
     pub(crate) fn safe(&mut self, pkid: u16) {
-        let packet = self.place.get(&pkid).and_then(|place| self.received.get_mut(place));
-        if let Some(packet) = packet {
-            packet.safe = true;
+        if let Some(packet) = self.find(pkid) {
+            packet.state = State::Safe;
         }
     }
 
     /// The packet whose turn it is, if its message is safe.
     pub(crate) fn due(&self) -> Option<(u16, Qos)> {
-        let (_, packet) = self.received.first_key_value()?;
-        packet.safe.then_some((packet.pkid, packet.qos))
+        let packet = self.row.front()?;
+        (packet.state == State::Safe).then_some((packet.pkid, packet.qos))
     }
 
     /// The packet was acknowledged, or need not be.
     pub(crate) fn remove(&mut self, pkid: u16) {
-        if let Some(place) = self.place.remove(&pkid) {
-            self.received.remove(&place);
+        if let Some(packet) = self.find(pkid) {
+            packet.state = State::Gone;
+        }
+        while self.row.front().is_some_and(|packet| packet.state == State::Gone) {
+            self.row.pop_front();
+            self.first = self.first.wrapping_add(1);
         }
     }
 
     /// The connection is gone, and all that could be acknowledged on it.
     pub(crate) fn clear(&mut self) {
-        self.received.clear();
-        self.place.clear();
+        self.row.clear();
+    }
+
+    /// The packet with this identifier, if it is waiting.
+    fn find(&mut self, pkid: u16) -> Option<&mut Packet> {
+        let number = *self.numbers.get(usize::from(pkid))?;
+        let at = usize::try_from(number.wrapping_sub(self.first)).ok()?;
+        let packet = self.row.get_mut(at)?;
+        (packet.pkid == pkid && packet.state != State::Gone).then_some(packet)
     }
 }
 
@@ -108,5 +136,30 @@ mod tests {
         awaiting.clear();
         assert_eq!(awaiting.due(), None);
         awaiting.safe(2);
+    }
+
+    /// Through all identifiers several times, with some that need not be
+    /// acknowledged in between.
+    #[test]
+    fn identifiers_are_used_again_and_again() {
+        let mut awaiting = Awaiting::default();
+        let mut order = Vec::new();
+        let all: Vec<u16> = (0..200_000_u32).map(|n| (n % 65_535 + 1) as u16).collect();
+        for window in all.chunks(500) {
+            for pkid in window {
+                assert!(awaiting.insert(*pkid, Qos::AtLeastOnce));
+                assert!(!awaiting.insert(*pkid, Qos::AtLeastOnce));
+            }
+            for pkid in window.iter().filter(|pkid| **pkid % 7 == 0) {
+                awaiting.remove(*pkid);
+            }
+            for pkid in window.iter().rev() {
+                awaiting.safe(*pkid);
+            }
+            order.extend(drained(&mut awaiting));
+            assert!(awaiting.row.is_empty());
+        }
+        let expected: Vec<u16> = all.iter().copied().filter(|pkid| pkid % 7 != 0).collect();
+        assert_eq!(order, expected);
     }
 }

@@ -26,7 +26,7 @@ impl Connector for Mqtt {
     fn source(&self, link: &Link, config: &Config) -> Result<Sourced, FieldError> {
         let all = WithDelivery::<SourceSettings>::from_flat(config, &NAME_KEYS)?;
         let limits = Limits::from(&all.delivery);
-        let source = MqttSource::new(all.settings, limits, self.client_id(link))?;
+        let source = MqttSource::new(all.settings, limits, link.names.client_id(&self.lattice))?;
         Ok(Sourced { source: Box::new(source), delivery: all.delivery })
     }
 
@@ -37,15 +37,7 @@ impl Connector for Mqtt {
         dead: &Arc<dyn DeadLetters>,
     ) -> Result<Arc<dyn Sink>, FieldError> {
         let settings: SinkSettings = from_flat(config, &NAME_KEYS)?;
-        Ok(MqttSink::open(settings, self.client_id(link), Arc::clone(link), Arc::clone(dead))?)
-    }
-}
-
-impl Mqtt {
-    /// A client identifier for a link that names none. The same after every
-    /// restart, or the session would not be found again.
-    fn client_id(&self, link: &Link) -> String {
-        let names = &link.names;
-        format!("millrace-{}-{}-{}-{}", self.lattice, names.pipeline, names.name, names.stage)
+        let client_id = link.names.client_id(&self.lattice);
+        Ok(MqttSink::open(settings, client_id, Arc::clone(link), Arc::clone(dead))?)
     }
 }

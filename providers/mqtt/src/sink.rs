@@ -12,9 +12,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use millrace_batch::{Batch, BatchWriter, Message};
-use millrace_kit::dead::{self, DeadKind};
-use millrace_kit::{DeadLetters, Link, Packed, Sink, WriteError};
+use millrace_batch::{Batch, Message};
+use millrace_kit::{DeadLetters, Link, Sink, WriteError, write};
 use millrace_settings::mqtt::{SinkSettings, Version};
 use millrace_settings::{FieldError, Qos};
 use parking_lot::Mutex;
@@ -25,11 +24,6 @@ use crate::KEY_PROPERTY;
 use crate::client::{self, Client, Failure, Options, Outgoing, Session, Takes, Will};
 use crate::keeper::Keeper;
 use crate::secrets::References;
-
-/// How long the broker may take to acknowledge a batch. Shorter than the
-/// host's own limit for a call out of a stage: past that the stage would trap,
-/// and a trap looks like the messages' fault.
-const WRITE_TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// Most QoS 2 publishes in flight with MQTT 3.1.1, which has no way to ask the
 /// broker. Mosquitto allows 20 by default and ends the connection at one more.
@@ -95,31 +89,12 @@ impl MqttSink {
 
     async fn write_batch(&self, body: Bytes) -> Result<(), WriteError> {
         let (client, takes) = self.keeper.connected().ok_or_else(|| self.unreachable())?;
-        // The intake never lets one through; a foreign component may.
-        let batch =
-            Batch::parse(&body).map_err(|e| WriteError::Unreadable(format!("batch: {e}")))?;
+        let batch = write::read(&body)?;
         if batch.is_empty() {
             return Ok(());
         }
-        let telemetry = &self.keeper.link.telemetry;
-        let _in_flight = telemetry.in_flight();
-        let started = tokio::time::Instant::now();
-        telemetry.received(batch.len() as u64, body.len() as u64);
-        let written =
-            tokio::time::timeout(WRITE_TIMEOUT, self.publish_all((&client, takes), &body, &batch))
-                .await;
-        match written {
-            Ok(Ok(published)) => {
-                telemetry.delivered(published, body.len() as u64);
-                telemetry.acknowledged_after(started.elapsed());
-                Ok(())
-            }
-            Ok(Err(error)) => Err(self.failed(error)),
-            Err(_) => {
-                Err(self
-                    .failed(WriteError::Timeout { target: self.target(), after: WRITE_TIMEOUT }))
-            }
-        }
+        let publish = self.publish_all((&client, takes), &body, &batch);
+        write::counted(&self.keeper.link, || self.target(), &batch, body.len(), publish).await
     }
 
     /// Publishes every message and waits for all acknowledgements.
@@ -215,9 +190,10 @@ impl MqttSink {
             content_type: message.content_type.map(str::to_owned),
             properties,
         };
-        match outgoing.packet_bytes() {
-            bytes if bytes > takes.packet => {
-                Err(format!("its packet has {bytes} bytes, and the broker takes {}", takes.packet))
+        let most = self.settings.packet_max.map_or(usize::MAX, |bytes| bytes.as_usize());
+        match (outgoing.packet_bytes(), takes.packet.min(most)) {
+            (bytes, most) if bytes > most => {
+                Err(format!("its packet has {bytes} bytes, and the broker takes {most}"))
             }
             _ => Ok(outgoing),
         }
@@ -230,24 +206,7 @@ impl MqttSink {
         message: &Message<'_>,
         text: &str,
     ) -> Result<(), WriteError> {
-        let unreadable = |e: millrace_batch::WriteError| WriteError::Unreadable(e.to_string());
-        // Several messages of a batch may end here: each has its own id.
-        let id = batch.header(millrace_batch::ID).map(|id| format!("{id}@{place}"));
-        let mut writer = BatchWriter::new(id.as_deref().map(|id| (millrace_batch::ID, id)))
-            .map_err(unreadable)?;
-        writer.push_record(message).map_err(unreadable)?;
-        let single = Packed::read(writer.finish().into());
-        let names = &self.keeper.link.names;
-        let letter =
-            dead::letter(&single, names, DeadKind::InvalidArgument, 1, text).map_err(unreadable)?;
-        self.dead.accept(letter).await?;
-        self.keeper.link.telemetry.buried(1);
-        Ok(())
-    }
-
-    fn failed(&self, error: WriteError) -> WriteError {
-        self.keeper.link.telemetry.error(millrace_kit::ErrorKind::Downstream, &error);
-        error
+        write::bury(&*self.dead, &self.keeper.link, batch, place, message, text).await
     }
 
     fn unreachable(&self) -> WriteError {

@@ -5,7 +5,7 @@
 //! in the same task that sends acknowledgements, before it sends another.
 
 use std::collections::HashSet;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,8 +159,10 @@ enum Woken {
 
 impl Session {
     async fn take_until_drained(&mut self, events: &mut Events) {
+        let drain = self.link.drain.clone();
+        let mut drained = pin!(drain.cancelled());
         loop {
-            match self.wait(events).await {
+            match self.wait(events, drained.as_mut()).await {
                 Woken::Event(Ok(event)) => self.on_event(event),
                 Woken::Event(Err(error)) => self.on_lost(&error),
                 Woken::Drain => return,
@@ -171,14 +173,21 @@ impl Session {
 
     /// Waits for the next event, and acknowledges what becomes safe meanwhile.
     /// While too much is held, nothing is read.
-    async fn wait(&mut self, events: &mut Events) -> Woken {
-        let (pause, references) = (self.pause.take(), self.references.clone());
-        let url = self.settings.url.clone();
+    ///
+    /// Called for every message: what is made here is made only to connect.
+    async fn wait(
+        &mut self,
+        events: &mut Events,
+        mut drained: Pin<&mut impl Future<Output = ()>>,
+    ) -> Woken {
+        let pause = self.pause.take();
         let fresh = self.epoch == 0 && !self.was_connected;
-        let drain = self.link.drain.clone();
+        let connect = (pause.is_some() || fresh).then(|| {
+            (pause.unwrap_or_default(), self.references.clone(), self.settings.url.clone())
+        });
         let mut next = pin!(async move {
-            if pause.is_some() || fresh {
-                tokio::time::sleep(pause.unwrap_or_default()).await;
+            if let Some((pause, references, url)) = connect {
+                tokio::time::sleep(pause).await;
                 events.arm(&url, references.read().await?);
             }
             events.next().await
@@ -192,7 +201,7 @@ impl Session {
                     self.send_acknowledgements();
                 }
                 Some(result) = answered(&mut self.answer) => self.on_subscribed(result),
-                () = drain.cancelled() => return Woken::Drain,
+                () = drained.as_mut() => return Woken::Drain,
             }
         }
     }
@@ -314,8 +323,10 @@ impl Session {
     /// taken: the broker keeps it.
     async fn finish(&mut self, events: &mut Events) {
         self.inlet.flush();
+        let leave = self.link.leave.clone();
         while !self.inlet.is_idle() {
             tokio::select! {
+                () = leave.cancelled() => break,
                 tokens = self.inlet.settled() => self.safe(tokens),
                 event = events.next() => match event {
                     Ok(Happened::Recorded(pkid)) => {

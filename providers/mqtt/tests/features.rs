@@ -277,6 +277,16 @@ async fn what_the_broker_does_not_take_goes_to_the_dead_letters_or_is_said() {
     assert_eq!(sink.link.telemetry.snapshot().reconnects, 0);
     sink.close().await;
 
+    // With 3.1.1 it cannot say so: the author does.
+    let pairs =
+        [("url", &*url), ("topic", "plant/x"), ("version", "3.1.1"), ("packet-max", "2000")];
+    let sink = Out::connected("out", &pairs).await;
+    sink.sink.write(pack("c", &messages).unwrap()).await.unwrap();
+    assert_eq!(collector.until(4).await.unwrap().len(), 4);
+    assert_eq!(sink.dead.letters().len(), 1);
+    assert_eq!(sink.link.telemetry.snapshot().reconnects, 0);
+    sink.close().await;
+
     let sink = Out::start("out", &[("url", &url), ("topic", "plant/x"), ("qos", "2")]);
     reaches(&sink.link, State::Retrying).await;
     let error = sink.link.status().error.unwrap();

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use millrace_kit::dead::TIME;
 use millrace_kit::packed::TRACEPARENT;
 use millrace_kit::status::{dead_stream, dead_subject};
+use millrace_kit::write::WRITE_TIMEOUT;
 use millrace_kit::{DeadLetters, LinkNames, Packed, WriteError};
 use tokio::sync::OnceCell;
 
@@ -20,10 +21,6 @@ const KEPT_BYTES: i64 = 256 << 20;
 
 /// How long dead letters are kept.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3_600);
-
-/// How long JetStream may take to acknowledge. A stage may be waiting, see
-/// the conduit's limit.
-const TIMEOUT: Duration = Duration::from_millis(3_500);
 
 /// How long the stream is looked for after a publish that nobody answered.
 const MAKE_AFTER_SILENCE: Duration = Duration::from_millis(300);
@@ -43,7 +40,7 @@ impl JetStreamDead {
     #[must_use]
     pub fn new(client: &async_nats::Client, lattice: &str, names: &LinkNames) -> Self {
         let mut js = async_nats::jetstream::new(client.clone());
-        js.set_timeout(TIMEOUT);
+        js.set_timeout(WRITE_TIMEOUT);
         Self {
             js,
             stream: dead_stream(lattice, &names.pipeline),
@@ -73,7 +70,7 @@ impl JetStreamDead {
         }
         .map_err(|error| match error.kind() {
             PublishErrorKind::TimedOut => {
-                WriteError::Timeout { target: self.subject.clone(), after: TIMEOUT }
+                WriteError::Timeout { target: self.subject.clone(), after: WRITE_TIMEOUT }
             }
             _ => self.refused(&error),
         })

@@ -21,8 +21,9 @@ use crate::call::WrpcStage;
 use crate::dead::JetStreamDead;
 use crate::{Config, Connector, Platform, Sourced};
 
-/// How long a deleted link may take to finish what is in flight.
-pub(crate) const DRAIN: Duration = Duration::from_secs(10);
+/// How long a deleted link may take. Below what the host allows a provider to
+/// end (`host/src/lattice.rs`), also when its sinks end after its sources.
+pub(crate) const DRAIN: Duration = Duration::from_secs(8);
 
 /// How long the handshake of a call may take in the transport; the call as a
 /// whole is limited by the delivery.
@@ -258,10 +259,15 @@ impl<C: Connector> Opening<C> {
     }
 }
 
-/// Drains a link, and ends it when the time is up.
+/// Drains a link, and ends it when the time is up. What is in flight is waited
+/// for the half of it: the stage it went to may be gone.
 async fn finish(mut active: Active, limit: Duration) {
     active.link.start_drain();
-    if tokio::time::timeout(limit, &mut active.task).await.is_err() {
+    if tokio::time::timeout(limit / 2, &mut active.task).await.is_ok() {
+        return;
+    }
+    active.link.leave.cancel();
+    if tokio::time::timeout(limit / 2, &mut active.task).await.is_err() {
         active.link.noticed(format_args!(
             "not drained within {limit:?}; the rest was not acknowledged and comes again"
         ));

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Settings;
+use crate::checks::{self, TlsFiles};
 use crate::flat::FieldError;
 use crate::kafka_values::{Brokers, KafkaTopic, Partitions, Start, Topics};
 use crate::values::{Bytes, Count, Duration};
@@ -227,7 +228,7 @@ pub struct SinkSettings {
 }
 
 const fn session_timeout() -> Duration<6_000, 1_800_000> {
-    Duration::from_millis(45_000)
+    Duration::from_millis(10_000)
 }
 
 /// Twice the default of four batches of 500 in flight.
@@ -313,7 +314,7 @@ access!(SinkSettings);
 
 impl Settings for SourceSettings {
     fn check(&self) -> Result<(), FieldError> {
-        check_id("group", self.group.as_deref())?;
+        checks::id("group", self.group.as_deref(), ID_MAX)?;
         if let Some(partitions) = &self.partitions
             && self.topics.has_pattern()
         {
@@ -337,47 +338,17 @@ impl Settings for SinkSettings {
     }
 }
 
-fn check_id(field: &str, id: Option<&str>) -> Result<(), FieldError> {
-    match id {
-        Some(id) if id.is_empty() || id.len() > ID_MAX || id.contains('\0') => {
-            let message = format!("must be 1 to {ID_MAX} bytes; leave it out to have one made");
-            Err(FieldError::invalid(field, id, message))
-        }
-        _ => Ok(()),
-    }
-}
-
 impl Access {
     fn check(&self) -> Result<(), FieldError> {
-        check_id("client-id", self.client_id.as_deref())?;
-        let files = [
-            ("tls-ca-file", &self.tls_ca_file),
-            ("tls-cert-file", &self.tls_cert_file),
-            ("tls-key-file", &self.tls_key_file),
-            ("password-file", &self.password_file),
-            ("token-file", &self.token_file),
-        ];
-        for (field, file) in files {
-            match file.as_deref() {
-                Some("") => return Err(FieldError::invalid(field, "", "must be a path")),
-                Some(path) if field.starts_with("tls") && !self.tls => {
-                    return Err(FieldError::invalid(field, path, "needs tls: true"));
-                }
-                Some(path) if path.contains('\0') => {
-                    return Err(FieldError::invalid(field, "", "must be a path"));
-                }
-                _ => {}
-            }
-        }
-        match (&self.tls_cert_file, &self.tls_key_file) {
-            (Some(path), None) => {
-                return Err(FieldError::invalid("tls-cert-file", path, "needs tls-key-file"));
-            }
-            (None, Some(path)) => {
-                return Err(FieldError::invalid("tls-key-file", path, "needs tls-cert-file"));
-            }
-            _ => {}
-        }
+        checks::id("client-id", self.client_id.as_deref(), ID_MAX)?;
+        let files = TlsFiles {
+            ca: self.tls_ca_file.as_deref(),
+            cert: self.tls_cert_file.as_deref(),
+            key: self.tls_key_file.as_deref(),
+        };
+        files.check((!self.tls).then_some("needs tls: true"))?;
+        checks::path("password-file", self.password_file.as_deref())?;
+        checks::path("token-file", self.token_file.as_deref())?;
         self.check_sasl()
     }
 

@@ -12,6 +12,7 @@
 //! Credentials are never part of the settings, only references to them, so
 //! every settings struct may be printed, stored and sent.
 
+mod checks;
 pub mod delivery;
 pub mod edge;
 pub mod flat;

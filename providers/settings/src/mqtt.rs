@@ -4,9 +4,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Settings;
+use crate::checks::{self, TlsFiles};
 use crate::flat::FieldError;
 use crate::values::{
-    BrokerUrl, Count, Duration, Qos, ShareName, TopicFilter, TopicTemplate, WillTopic,
+    BrokerUrl, Bytes, Count, Duration, Qos, ShareName, TopicFilter, TopicTemplate, WillTopic,
 };
 
 /// Longest text or payload of CONNECT, in bytes (MQTT 5.0, section 1.5.4).
@@ -168,6 +169,12 @@ pub struct SinkSettings {
     /// Longest silence before a ping, from 1s to 18h.
     #[serde(default = "keep_alive")]
     pub keep_alive: KeepAlive,
+    /// Largest packet that the broker takes, from 128B to 256MiB: a message that
+    /// makes a larger one goes to the dead letters. An MQTT 5 broker says it
+    /// itself; one of 3.1.1 ends the connection, and the message would be tried
+    /// for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packet_max: Option<PacketMax>,
     /// Most messages published and not yet acknowledged by the broker.
     #[serde(default = "sink_in_flight")]
     pub in_flight: Count<1, 65_535>,
@@ -205,6 +212,10 @@ pub struct SinkSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub will_retain: Option<bool>,
 }
+
+/// What the length in a packet's header can say, with the header (MQTT 5.0,
+/// section 2.1.4).
+pub type PacketMax = Bytes<128, 268_435_460>;
 
 /// MQTT carries it as seconds in 16 bits (MQTT 5.0, section 3.1.2.10): 18h is
 /// the last whole hour below that.
@@ -305,12 +316,7 @@ client! { SourceSettings SinkSettings }
 impl Client<'_> {
     /// Checks what concerns more than one of them.
     fn check(&self) -> Result<(), FieldError> {
-        if let Some(id) = self.client_id
-            && (id.is_empty() || id.len() > TEXT_MAX || id.contains('\0'))
-        {
-            let message = format!("must be 1 to {TEXT_MAX} bytes; leave it out to have one made");
-            return Err(FieldError::invalid("client-id", id, message));
-        }
+        checks::id("client-id", self.client_id, TEXT_MAX)?;
         for (field, value) in [("username", self.username), ("will-payload", self.will_payload)] {
             if let Some(text) = value
                 && text.len() > TEXT_MAX
@@ -319,12 +325,10 @@ impl Client<'_> {
                 return Err(FieldError::invalid(field, text, message));
             }
         }
+        checks::path("password-file", self.password_file)?;
         match (self.username, self.password_file) {
             (Some(name), _) if name.contains('\0') => {
                 Err(FieldError::invalid("username", name, "must not contain the null character"))
-            }
-            (_, Some(path)) if !is_path(path) => {
-                Err(FieldError::invalid("password-file", path, "must be a path"))
             }
             // MQTT 3.1.1, section 3.1.2.9: no password without a user name.
             (None, Some(path)) if self.version == Version::V311 => {
@@ -337,30 +341,10 @@ impl Client<'_> {
     }
 
     fn check_tls(&self) -> Result<(), FieldError> {
-        let files = [
-            ("tls-ca-file", self.tls_ca_file),
-            ("tls-cert-file", self.tls_cert_file),
-            ("tls-key-file", self.tls_key_file),
-        ];
-        for (field, file) in files {
-            let Some(path) = file else { continue };
-            if !is_path(path) {
-                return Err(FieldError::invalid(field, path, "must be a path"));
-            }
-            if !self.url.tls() {
-                let message = "needs TLS: a url that begins with mqtts:// or wss://";
-                return Err(FieldError::invalid(field, path, message));
-            }
-        }
-        match (self.tls_cert_file, self.tls_key_file) {
-            (Some(path), None) => {
-                Err(FieldError::invalid("tls-cert-file", path, "needs a tls-key-file"))
-            }
-            (None, Some(path)) => {
-                Err(FieldError::invalid("tls-key-file", path, "needs a tls-cert-file"))
-            }
-            _ => Ok(()),
-        }
+        let missing = "needs TLS: a url that begins with mqtts:// or wss://";
+        let files =
+            TlsFiles { ca: self.tls_ca_file, cert: self.tls_cert_file, key: self.tls_key_file };
+        files.check((!self.url.tls()).then_some(missing))
     }
 
     fn check_will(&self) -> Result<(), FieldError> {
@@ -379,9 +363,4 @@ impl Client<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// Whether a file can have this path.
-fn is_path(path: &str) -> bool {
-    !path.is_empty() && !path.contains('\0')
 }

@@ -29,7 +29,7 @@ fn defaults_are_those_documented() {
     assert_eq!(settings.brokers.to_string(), "localhost:9092");
     assert_eq!((settings.start, settings.group), (Start::Earliest, None));
     assert_eq!(settings.isolation_level, IsolationLevel::ReadCommitted);
-    assert_eq!(settings.session_timeout.get().as_secs(), 45);
+    assert_eq!(settings.session_timeout.get().as_secs(), 10);
     assert_eq!((settings.window.get(), settings.fetch_bytes.get()), (4_000, 16 << 20));
     assert_eq!(settings.fetch_wait.as_millis(), 500);
     assert!(!settings.coordinates && !settings.tls && settings.sasl.is_none());

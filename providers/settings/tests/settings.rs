@@ -424,6 +424,7 @@ proptest! {
         round_trip(&SinkSettings {
             url, topic: topic.parse().unwrap(), qos, version: Version::V5, retain, client_id: None,
             keep_alive: Duration::from_millis(keep_alive),
+            packet_max: None,
             in_flight: Count::new(in_flight).unwrap(),
             username: None, password_file: None,
             tls_ca_file: None, tls_cert_file: None, tls_key_file: None,

@@ -7,7 +7,7 @@ use millrace_kit::State;
 use tokio::time::{Instant, sleep};
 
 use crate::peer::{Note, Outside, Peer, Role};
-use crate::rig::{self, DRAIN_LIMIT, PATIENCE, WATCH};
+use crate::rig::{self, DRAIN_LIMIT, LEAVE_LIMIT, PATIENCE, WATCH};
 use crate::stage::TestStage;
 
 pub(super) async fn source_drains<P: Peer>(peer: &mut P) -> Result<()> {
@@ -49,6 +49,27 @@ pub(super) async fn source_drains<P: Peer>(peer: &mut P) -> Result<()> {
         sleep(WATCH).await;
         let counts = next.counts(peer);
         ensure!(counts.len() == 1, "safe, and came again: {counts:?}");
+        next.drain().await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn source_leaves<P: Peer>(peer: &mut P) -> Result<()> {
+    let stage = Arc::new(TestStage::default());
+    let run = rig::source_to(peer, &stage).await?;
+    stage.hold(true);
+    let before = stage.calls().len();
+    // Each number is another state than the one before, also of two.
+    peer.produce(&[Note::new(rig::state(peer, 1))]).await?;
+    rig::until("a call is stuck", PATIENCE, || stage.calls().len() > before).await?;
+    run.link.start_drain();
+    sleep(WATCH).await;
+    ensure!(!run.has_ended(), "run has returned with messages that are not safe");
+    run.link.leave.cancel();
+    run.ended(LEAVE_LIMIT).await?;
+    if peer.abilities().outside == Outside::Log {
+        let next = rig::source(peer).await?;
+        next.sees(peer, 1..2).await?;
         next.drain().await?;
     }
     Ok(())

@@ -157,6 +157,8 @@ checks! {
 
     drain source_drains [Source]
         "A drained source takes nothing more, waits for what it has handed on, acknowledges it, and returns.";
+    drain source_leaves [Source]
+        "A source that is told to leave returns within 5 s, also while its stage is stuck; what was not safe comes again.";
     drain source_drains_while_away [Source, Leaves]
         "A source that is drained while its peer is away returns within 10 s.";
     drain sink_closes [Sink]

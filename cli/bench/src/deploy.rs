@@ -1,0 +1,87 @@
+//! A definition on a lab's lattice: planned, composed, deployed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use millrace_compose::{StageSpec, StepSpec, compose};
+use millrace_pipeline::{Document, Plan, Stage};
+use millrace_platform::find;
+use millrace_wadm::manifest::provider_names;
+use millrace_wadm::{Applications, Artifact, Manifest};
+
+use crate::lab::{LATTICE, Lab};
+
+/// From deploying until all of it runs.
+pub(crate) const RUNNING: Duration = Duration::from_secs(45);
+
+/// Where an example component of the installation is.
+#[must_use]
+pub fn component(name: &str) -> PathBuf {
+    find::home().join("components").join(name).with_extension("wasm")
+}
+
+/// The plan of a definition with a binding.
+///
+/// # Errors
+///
+/// What is wrong with them.
+pub fn plan(definition: &str, binding: &str) -> anyhow::Result<Plan> {
+    let loaded = millrace_pipeline::load(
+        Document { file: "bench", text: definition },
+        Some(Document { file: "the bench's binding", text: binding }),
+        &Default::default(),
+    );
+    ensure!(!loaded.has_errors(), "{}", loaded.render(false));
+    Ok(loaded.plan()?)
+}
+
+/// Deploys a plan and waits until all of it runs.
+///
+/// # Errors
+///
+/// When a component cannot be read or composed, or something does not run in time.
+pub async fn deploy(lab: &Lab, plan: &Plan) -> anyhow::Result<()> {
+    let manifest = build(lab, plan)?;
+    let applications = Applications::new(lab.connect().await?, LATTICE);
+    applications.deploy(&manifest).await?;
+    applications.wait_running(&plan.pipeline, RUNNING, |_| {}).await?;
+    Ok(())
+}
+
+/// Composes the stages and writes the manifest.
+pub(crate) fn build(lab: &Lab, plan: &Plan) -> anyhow::Result<Manifest> {
+    let artifacts = plan
+        .stages
+        .iter()
+        .map(|stage| Ok((stage.name.clone(), artifact(lab, plan, stage)?)))
+        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    let providers = provider_names(plan)
+        .into_iter()
+        .map(|name| {
+            let archive = lab.provider(name, &format!("{}-{name}", plan.pipeline))?;
+            Ok((name.to_owned(), archive))
+        })
+        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    Ok(millrace_wadm::manifest(plan, &artifacts, &providers)?)
+}
+
+fn artifact(lab: &Lab, plan: &Plan, stage: &Stage) -> anyhow::Result<Artifact> {
+    let step = |step: &millrace_pipeline::PlannedStep| -> anyhow::Result<StepSpec> {
+        let component = std::fs::read(&step.component)
+            .with_context(|| format!("could not read {}", step.component.display()))?;
+        Ok(StepSpec {
+            name: step.name.clone(),
+            kind: step.kind.as_str().parse()?,
+            component,
+            grants: [].into(),
+            memory_max: step.memory_max,
+        })
+    };
+    let steps = stage.steps.iter().map(step).collect::<anyhow::Result<Vec<_>>>()?;
+    let spec = StageSpec { name: stage.name.clone(), version: plan.version.clone(), steps };
+    let composed = compose(&spec)?;
+    let image = lab.artifact(&format!("{}-{}", plan.pipeline, stage.name), &composed.bytes)?;
+    Ok(Artifact { image, digest: composed.digest })
+}
