@@ -27,7 +27,7 @@ build: setup guests ## Build everything into build/dist
 	@echo "building (the first time takes half an hour on two cores)"
 	$(CARGO) build --locked --workspace --bins
 	@mkdir -p $(MILLRACE_HOME)/bin $(MILLRACE_HOME)/providers
-	@for b in millrace millrace-host millrace-bench-connectors; do \
+	@for b in millrace millrace-host millrace-bench-connectors millrace-chaos; do \
 	  cmp -s $(BIN)/$$b $(MILLRACE_HOME)/bin/$$b || install -m 755 $(BIN)/$$b $(MILLRACE_HOME)/bin/$$b; done
 	@mkdir -p $(MILLRACE_HOME)/components && cp -pu build/components/*.wasm $(MILLRACE_HOME)/components/
 	@for s in samples/*/; do mkdir -p $(MILLRACE_HOME)/$$s && for f in $$s*.yaml; do \

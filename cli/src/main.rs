@@ -1,5 +1,6 @@
 //! The command line of Millrace. Thin: each command is a few calls into the crates that do the work.
 
+mod chaos;
 mod completion;
 mod demo;
 mod doctor;
@@ -53,6 +54,8 @@ enum Command {
     Provider(provider::Command),
     /// Measure speed and size on this machine.
     Bench(millrace_bench::Args),
+    /// Faults under load, and the proof that nothing is lost.
+    Chaos(chaos::Args),
     /// What is missing on this machine, and the command that mends it.
     Doctor,
     /// Print the completion script of a shell.
@@ -104,6 +107,7 @@ fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Pipeline(command) => runtime.block_on(pipeline::run(ui, command)).map(done),
         Command::Provider(command) => runtime.block_on(provider::run(ui, command)).map(done),
         Command::Bench(args) => millrace_bench::run(&args, ui.json).map(done),
+        Command::Chaos(args) => runtime.block_on(chaos::run(ui, args)),
         Command::Doctor => runtime.block_on(doctor::run(ui)),
         Command::Completion { shell } => {
             completion::print(shell);

@@ -178,6 +178,7 @@ async fn every_command_has_help_with_an_example() {
         &["pipeline", "undeploy"],
         &["provider", "pack"],
         &["bench"],
+        &["chaos"],
         &["completion"],
     ];
     for command in commands {

@@ -75,7 +75,7 @@ pub struct Inlet<T> {
     sealed: VecDeque<Sealed<T>>,
     running: JoinSet<Sealed<T>>,
     /// Kept from one wait to the next: a source waits anew for every message,
-    /// and a new timer for each would cost as much as packing it.
+    /// and a batch has one time at which it is due.
     timer: Option<Pin<Box<Sleep>>>,
     /// Messages and bytes pushed and not yet safe.
     held: (usize, usize),

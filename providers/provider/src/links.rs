@@ -21,8 +21,9 @@ use crate::call::WrpcStage;
 use crate::dead::JetStreamDead;
 use crate::{Config, Connector, Platform, Sourced};
 
-/// How long a deleted link may take. Below what the host allows a provider to
-/// end (`host/src/lattice.rs`), also when its sinks end after its sources.
+/// How long a deleted link may take. A host gives a provider 10 s to end
+/// (`host/src/lattice.rs`): its sources leave at the latest after half of this,
+/// and what is left is for its sinks.
 pub(crate) const DRAIN: Duration = Duration::from_secs(8);
 
 /// How long the handshake of a call may take in the transport; the call as a

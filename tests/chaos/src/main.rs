@@ -1,0 +1,172 @@
+//! Faults under load: a pipeline on a real lattice carries numbered, checksummed messages while its parts are killed,
+//! frozen and replaced, and the proof that every message arrived, intact, and in the order of its key.
+//!
+//! - [`schedule`]: which fault comes when; the same for the same seed;
+//! - [`plant`]: Kafka, nats-server, host and pipeline, and what is done to them;
+//! - [`traffic`]: the machine that sends, and the reader of what comes out;
+//! - [`message`]: a message that shows whether it is whole;
+//! - [`ledger`]: what was sent, what came, and what that proves;
+//! - [`report`]: the table.
+//!
+//! Kafka stands at both ends, because it keeps what it has acknowledged when it is killed: a loss is ours.
+
+mod ledger;
+mod message;
+mod plant;
+mod report;
+mod schedule;
+mod traffic;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Parser;
+use parking_lot::Mutex;
+
+use crate::ledger::Ledger;
+use crate::plant::Plant;
+use crate::report::{Event, Report};
+use crate::schedule::{Fault, Schedule};
+use crate::traffic::{Machine, Reader};
+
+/// After the last fault, until everything is through.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A message that was sent after a fault comes through within this time.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+/// Faults under load, and the proof that nothing is lost.
+///
+/// Starts Kafka, nats-server and a host of its own, deploys a pipeline of two stages with a durable edge between them,
+/// and kills, freezes and replaces its parts, each in turn and then at random, while numbered messages go through. Every
+/// thousandth message traps its step and has to end as a dead letter.
+#[derive(Debug, Parser)]
+#[command(
+    name = "millrace chaos",
+    version,
+    after_help = "\
+Examples:
+  millrace chaos                             a minute, each fault once or so
+  millrace chaos --for 30m --seed 7          the faults of seed 7
+  millrace chaos --only nats,broker --json
+
+Exits with 1 when a message was lost or damaged, or one overtook another of its key."
+)]
+struct Args {
+    /// How long faults are made, as 90s or 30m.
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = parse_time)]
+    time: Duration,
+    /// Which faults come when [default: chosen anew, and printed].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Messages a second.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    rate: u32,
+    /// Only these faults, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULT")]
+    only: Vec<Fault>,
+    /// The report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 =
+        number.parse().map_err(|_| format!("`{text}` is not a time; write it as 90s or 30m"))?;
+    let seconds = match unit {
+        "s" | "" => Some(number),
+        "m" => number.checked_mul(60),
+        "h" => number.checked_mul(3_600),
+        _ => None,
+    };
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("`{text}` is not a time; write it as 90s or 30m"))
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    tracing_subscriber::fmt().with_env_filter("off").with_writer(std::io::stderr).init();
+    let args = Args::parse();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let report = runtime.block_on(async {
+        tokio::select! {
+            report = run(&args) => report,
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        }
+    })?;
+    report.print(args.json)?;
+    Ok(if report.kept() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn progress(text: impl std::fmt::Display) {
+    eprintln!("> {text}");
+}
+
+async fn run(args: &Args) -> anyhow::Result<Report> {
+    let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    progress(format_args!("seed {seed}"));
+    let mut schedule = Schedule::new(seed, &args.only);
+    let mut plant = Plant::start().await?;
+    let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let reader = Reader::start(plant.kafka(), Arc::clone(&ledger))?;
+    let machine = Machine::start(plant.kafka(), args.rate, Arc::clone(&ledger))?;
+    wait(&ledger, 0, RECOVERY).await.context("no message came through before the first fault")?;
+
+    let start = Instant::now();
+    let mut events = Vec::new();
+    while start.elapsed() < args.time {
+        let (fault, pause) = schedule.next();
+        tokio::time::sleep(pause).await;
+        let (at, sent) = (Instant::now(), ledger.lock().sent());
+        progress(format_args!("{:>5.1} s  {fault}", start.elapsed().as_secs_f64()));
+        plant.inflict(fault).await.with_context(|| format!("fault {fault}"))?;
+        let back = wait(&ledger, sent, RECOVERY)
+            .await
+            .with_context(|| format!("after fault {fault}\nhost log:\n{}", plant.log()))?;
+        events.push(Event {
+            fault,
+            after: at.duration_since(start),
+            recovery: back.duration_since(at),
+        });
+    }
+    progress("no more faults; waiting until all is through");
+    machine.stop().await?;
+    let done = settle(&ledger, &plant, PATIENCE).await?;
+    reader.stop().await;
+    let report = Report::new(seed, args.rate, start.elapsed(), events, &ledger.lock(), done);
+    plant.stop().await;
+    Ok(report)
+}
+
+/// Waits until a message has come that was sent after so many others; when it did.
+async fn wait(ledger: &Mutex<Ledger>, sent: u64, patience: Duration) -> anyhow::Result<Instant> {
+    let start = Instant::now();
+    loop {
+        if let Some(at) = ledger.lock().arrived_from(sent) {
+            return Ok(at);
+        }
+        anyhow::ensure!(start.elapsed() < patience, "nothing came through for {patience:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until all that is to arrive has, and all that is to be a dead letter is; the dead letters that were found.
+async fn settle(
+    ledger: &Mutex<Ledger>,
+    plant: &Plant,
+    patience: Duration,
+) -> anyhow::Result<Vec<u64>> {
+    let start = Instant::now();
+    loop {
+        let dead = plant.dead_letters().await?;
+        let missing = ledger.lock().missing(&dead).len();
+        if missing == 0 || start.elapsed() > patience {
+            return Ok(dead);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
