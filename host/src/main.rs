@@ -13,6 +13,7 @@ mod limits;
 mod nats;
 
 use std::io::IsTerminal as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -61,7 +62,25 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Starts this process anew without backtraces in errors, where the environment asks for them.
+///
+/// Every trap of a customer's step is an error of the host's libraries. With `RUST_BACKTRACE` each would carry the host's
+/// own backtrace, which tells nobody anything (the component's is in the message) and takes seconds of a core to put into
+/// words: a step that traps now and then would stop everything beside it. `RUST_LIB_BACKTRACE=1` asks for them all the
+/// same, and panics keep theirs.
+fn without_backtraces() -> std::io::Result<()> {
+    let asked = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    if !asked || std::env::var_os("RUST_LIB_BACKTRACE").is_some() {
+        return Ok(());
+    }
+    let mut again = std::process::Command::new(std::env::current_exe()?);
+    Err(again.args(std::env::args_os().skip(1)).env("RUST_LIB_BACKTRACE", "0").exec())
+}
+
 fn main() -> ExitCode {
+    if let Err(error) = without_backtraces() {
+        eprintln!("millrace-host: traps of steps will be slow, as RUST_BACKTRACE is set: {error}");
+    }
     let args = Args::parse();
     // Installed before anything else: without a subscriber wRPC renders whole payloads as text that nobody reads.
     tracing_subscriber::fmt()
