@@ -6,15 +6,16 @@ use std::time::{Duration, SystemTime};
 use async_nats::jetstream::consumer::pull::MessagesErrorKind;
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::message::AckKind;
-use async_nats::jetstream::{Context, Message};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, Stream};
+use async_nats::jetstream::{Context, ErrorCode, Message};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use millrace_kit::{Backoff, Delivery, ErrorKind, Link, Packed, Source};
 use millrace_settings::edge::EdgeSettings;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::edge::{ACK_WAIT, Edge, EdgeError, Provision, prefetch};
+use crate::edge::{ACK_WAIT, CONSUMER, Edge, EdgeError, Provision, prefetch};
 
 /// How often JetStream is told that a batch is still being worked on. Three
 /// times within the wait, so that one that is lost does no harm.
@@ -27,8 +28,12 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// the batch again.
 const ACK_TRIES: usize = 5;
 
-/// Silence after which a pull is made anew.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often JetStream says that a pull is there. After twice this in silence
+/// it is made anew: a server that was started again knows nothing of it.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long a pull lasts.
+const PULL: Duration = Duration::from_secs(30);
 
 /// Reads the batches of one edge and has them delivered.
 #[derive(Debug)]
@@ -44,7 +49,7 @@ struct Work {
     client: async_nats::Client,
     delivery: Arc<Delivery>,
     link: Arc<Link>,
-    window: Semaphore,
+    window: Arc<Semaphore>,
 }
 
 impl Consumer {
@@ -61,7 +66,7 @@ impl Consumer {
             client: self.client.clone(),
             delivery,
             link: Arc::clone(&link),
-            window: Semaphore::new(window),
+            window: Arc::new(Semaphore::new(window)),
         });
         // Outlives a lost connection: what is being delivered goes on.
         let mut tasks = JoinSet::new();
@@ -92,7 +97,9 @@ impl Consumer {
         backoff: &mut Backoff,
     ) -> Result<(), EdgeError> {
         let in_flight = work.delivery.policy().in_flight;
-        let consumer = self.ensure(&work.link, first, in_flight).await?;
+        let ordered = in_flight == 1;
+        let consumer = self.ensure(&work.link, tasks, first, in_flight).await?;
+        let mut last = 0;
         let mut messages = self.pull(&consumer, in_flight).await?;
         work.link.connected();
         loop {
@@ -103,9 +110,15 @@ impl Consumer {
                 }
                 next = messages.next() => match next {
                     Some(Ok(message)) => {
+                        let number = message.info().map_or(0, |info| info.consumer_sequence);
+                        if ordered && number != last + 1 {
+                            let lost = format!("hand-out {} was lost", last + 1);
+                            return Err(self.edge.consumer_error(lost));
+                        }
+                        last = number;
                         backoff.reset();
                         // Not more than `max_ack_pending` of these exist.
-                        tasks.spawn(Arc::clone(work).handle(message));
+                        tasks.spawn(Arc::clone(work).handle(message, work.place()));
                     }
                     Some(Err(error)) if error.kind() == MessagesErrorKind::Pull => {
                         work.link.telemetry.error(ErrorKind::Connection, error);
@@ -121,6 +134,7 @@ impl Consumer {
     async fn ensure(
         &self,
         link: &Link,
+        tasks: &mut JoinSet<()>,
         first: &mut bool,
         in_flight: usize,
     ) -> Result<PullConsumer, EdgeError> {
@@ -135,9 +149,26 @@ impl Consumer {
         if !*first {
             link.telemetry.reconnected();
         }
+        if *first || in_flight == 1 {
+            // What is in work here is acknowledged to the one that handed it out.
+            while tasks.join_next().await.is_some() {}
+            self.forget(&stream).await?;
+        }
         *first = false;
         let config = self.edge.consumer_config(in_flight);
         stream.create_consumer(config).await.map_err(|e| self.edge.consumer_error(e))
+    }
+
+    /// Removes the durable consumer, so that the one made after it hands out all
+    /// that the work queue has, in its order. What somebody had in work who has
+    /// been killed would else come when its time is up, each batch at its own:
+    /// late, and one before the other.
+    async fn forget(&self, stream: &Stream) -> Result<(), EdgeError> {
+        match stream.delete_consumer(CONSUMER).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_missing(&error) => Ok(()),
+            Err(error) => Err(self.edge.consumer_error(error)),
+        }
     }
 
     async fn pull(
@@ -149,7 +180,7 @@ impl Consumer {
             .stream()
             .max_messages_per_batch(prefetch(in_flight))
             .heartbeat(HEARTBEAT)
-            .expires(HEARTBEAT * 6)
+            .expires(PULL)
             .messages()
             .await
             .map_err(|e| self.edge.consumer_error(e))
@@ -162,18 +193,32 @@ impl Source for Consumer {
     }
 }
 
+/// A place in the window, when it is one's turn.
+type Place = BoxFuture<'static, Option<OwnedSemaphorePermit>>;
+
 impl Work {
+    /// Stands in line for a place in the window. The line is formed by asking,
+    /// so it is asked here, in the order of the edge, and not in tasks that run
+    /// in any order.
+    fn place(&self) -> Place {
+        let mut place = Box::pin(Arc::clone(&self.window).acquire_owned());
+        match (&mut place).now_or_never() {
+            Some(place) => std::future::ready(place.ok()).boxed(),
+            // Fails only when the semaphore is closed, which nobody does.
+            None => place.map(Result::ok).boxed(),
+        }
+    }
+
     /// Delivers one batch and acknowledges it. Starts as soon as the batch is
     /// here, before there is room in the window, because JetStream's clock
     /// runs from the hand-out.
-    async fn handle(self: Arc<Self>, message: Message) {
+    async fn handle(self: Arc<Self>, message: Message, place: Place) {
         let published = message.info().ok().map(|info| SystemTime::from(info.published));
         let batch = Packed::read(message.payload.clone());
         self.link.telemetry.received(batch.messages() as u64, batch.bytes() as u64);
         let deliver = async {
-            // Fails only when the semaphore is closed, which nobody does.
             let _place = tokio::select! {
-                place = self.window.acquire() => place.ok()?,
+                place = place => place?,
                 () = self.link.drain.cancelled() => return None,
             };
             tokio::select! {
@@ -221,6 +266,11 @@ impl Work {
             backoff.wait().await;
         }
     }
+}
+
+fn is_missing(error: &ConsumerError) -> bool {
+    let ConsumerErrorKind::JetStream(error) = error.kind() else { return false };
+    error.error_code() == ErrorCode::CONSUMER_NOT_FOUND
 }
 
 /// Gives back what was pulled and not begun, so that the next consumer has it

@@ -13,7 +13,7 @@ use millrace_settings::edge::EdgeSettings;
 pub(crate) const CONSUMER: &str = "stage";
 
 /// After this long without a sign of life JetStream delivers a batch again.
-pub(crate) const ACK_WAIT: Duration = Duration::from_secs(15);
+pub(crate) const ACK_WAIT: Duration = Duration::from_secs(8);
 
 /// A durable edge of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,8 +123,7 @@ impl Edge {
     }
 
     /// The durable consumer. `in_flight` bounds what JetStream hands out
-    /// before it is acknowledged: twice that, so that the next batch is here
-    /// when one is done.
+    /// before it is acknowledged ([`prefetch`]).
     #[must_use]
     pub fn consumer_config(&self, in_flight: usize) -> pull::Config {
         pull::Config {
@@ -174,7 +173,8 @@ impl Edge {
     }
 }
 
-/// Most batches of an edge that are here and not acknowledged.
+/// Most batches of an edge that are here and not acknowledged: twice what is in
+/// flight, so that the next batch is here when one is done.
 pub(crate) const fn prefetch(in_flight: usize) -> usize {
     in_flight.saturating_mul(2)
 }

@@ -15,13 +15,18 @@
 //! **When is a message guilty?** A call that traps or is not answered says
 //! nothing about whose fault it was: the host may have been killed, or what
 //! the stage publishes to may be gone, which a guest sees as a trap too. So
-//! after `suspect_after` such calls in a row the stage is probed. A probe that
-//! is not answered acquits: the stage is away, and the piece waits. A failure
-//! counts against the piece only when the probes before *and* after it were
-//! answered. One such failure is enough to bisect, which harms nobody; a
-//! message alone is buried only after `suspect_after` of them. To bury a
-//! healthy message, an outage would have to begin and end between two probes,
-//! that many times in a row, each time during that message's call.
+//! after such a call the stage is probed. A probe that is not answered
+//! acquits: the stage is away, and the piece waits. A failure counts against
+//! the piece only when the probes before *and* after it were answered. One
+//! such failure is enough to bisect, which harms nobody; a message alone is
+//! buried only after `suspect_after` of them. To bury a healthy message, an
+//! outage would have to begin and end between two probes, that many times in a
+//! row, each time during that message's call.
+//!
+//! While nothing but the piece can be at fault there is no reason to wait: a
+//! step that traps now and then would hold up all that comes behind. So a
+//! batch is tried again at once when a probe has been answered. Only a message
+//! alone is given time between its tries, for a cause that goes away.
 //!
 //! **Order.** Pieces of one batch are delivered in order. Several batches in
 //! flight overtake one another: with a window of 1 order is kept.
@@ -53,9 +58,10 @@ pub struct Policy {
     pub call_timeout: Duration,
     /// How often a batch is tried when a step asks for a retry.
     pub attempts: u32,
-    /// Calls in a row without an answer before the batch is suspected.
+    /// How often a message alone has to fail, between two answered probes, to
+    /// be buried.
     pub suspect_after: u32,
-    /// First pause before a retry.
+    /// Longest first pause before a retry; it doubles with each further one.
     pub backoff_min: Duration,
     /// Longest pause before a retry.
     pub backoff_max: Duration,
@@ -126,9 +132,7 @@ enum Verdict {
 
 /// What is held against a piece while it is tried.
 struct Trial {
-    /// Calls in a row that ended without an answer.
-    silent: u32,
-    /// Those of them with an answered probe before and after.
+    /// Calls in a row that ended without an answer, with an answered probe before and after.
     proven: u32,
     /// Retries a step has asked for.
     asked: u32,
@@ -211,7 +215,9 @@ impl Delivery {
             if let Some(fault) = fault {
                 return Verdict::Guilty(fault);
             }
-            backoff.wait().await;
+            if !(trial.vouched && piece.batch.messages() > 1) {
+                backoff.wait().await;
+            }
         }
     }
 
@@ -223,10 +229,6 @@ impl Delivery {
         kind: DeadKind,
         text: String,
     ) -> Option<Fault> {
-        trial.silent = trial.silent.saturating_add(1);
-        if trial.silent < self.policy.suspect_after {
-            return None;
-        }
         let before = trial.vouched;
         self.wait_until_open(trial).await;
         // An unanswered probe in between leaves `vouched` to the new state of
@@ -284,6 +286,14 @@ impl Delivery {
         let _in_flight = self.link.telemetry.in_flight();
         let limit = self.policy.call_timeout;
         match tokio::time::timeout(limit, self.stage.call(body, traceparent)).await {
+            Ok(Err(error @ CallError::Away(_))) => {
+                // The stage has been taken away, and the link with it or soon
+                // after: there is nothing that would be worth waiting for.
+                if self.link.drain.is_cancelled() {
+                    self.link.leave.cancel();
+                }
+                Err(error)
+            }
             Ok(answer) => answer,
             Err(_) => Err(CallError::Timeout(limit)),
         }
@@ -317,19 +327,16 @@ impl Trial {
     /// is suspected from its first call on: what its fault was has been waited
     /// out already, and every level of bisecting would wait again.
     fn of(piece: &Piece, policy: &Policy) -> Self {
-        let fresh = Self { silent: 0, proven: 0, asked: 0, vouched: false };
+        let fresh = Self { proven: 0, asked: 0, vouched: false };
         match piece.suspect.as_ref().map(|fault| fault.kind) {
-            Some(DeadKind::Trap | DeadKind::Timeout) => {
-                Self { silent: policy.suspect_after, vouched: true, ..fresh }
-            }
+            Some(DeadKind::Trap | DeadKind::Timeout) => Self { vouched: true, ..fresh },
             Some(DeadKind::Retry) => Self { asked: policy.attempts.saturating_sub(1), ..fresh },
             Some(DeadKind::Batch | DeadKind::InvalidArgument) | None => fresh,
         }
     }
 
-    /// The stage answered, if with an error: it was not silent.
+    /// The stage answered, if with an error, or is known to be away.
     fn answered(&mut self) {
-        self.silent = 0;
         self.proven = 0;
         self.vouched = false;
     }

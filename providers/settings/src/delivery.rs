@@ -34,10 +34,11 @@ pub struct Delivery {
     /// How often a batch is tried when a step asks for a retry, before the
     /// messages at fault are looked for and dead-lettered.
     pub attempts: Count<1, 100>,
-    /// After how many calls in a row without an answer the batch is suspected
-    /// of holding a message that kills the step.
+    /// How often a message alone has to trap its step, or keep it from
+    /// answering, while the stage works otherwise, to be dead-lettered.
     pub suspect_after: Count<1, 100>,
-    /// Pause before the first retry, doubled with each one, from 1ms to 1d.
+    /// Longest pause before the first retry, doubled with each one, from 1ms
+    /// to 1d. A pause is drawn between half of that and that.
     pub backoff_min: Duration<1, DAY>,
     /// Longest pause before a retry, from 1ms to 1d. Not below `backoff-min`.
     pub backoff_max: Duration<1, DAY>,
@@ -50,7 +51,7 @@ impl Default for Delivery {
             batch_bytes: Bytes::from_bytes(256 * 1024),
             linger: Duration::from_millis(5),
             in_flight: Count::clamped(4),
-            call_timeout: Duration::from_millis(30_000),
+            call_timeout: Duration::from_millis(10_000),
             attempts: Count::clamped(5),
             suspect_after: Count::clamped(3),
             backoff_min: Duration::from_millis(100),
