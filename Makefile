@@ -34,7 +34,8 @@ build: setup guests ## Build everything into build/dist
 	  sed 's|\.\./\.\./build/components|../../components|' $$f > $(MILLRACE_HOME)/$$f; done; done
 	@for p in $(PROVIDERS); do \
 	  par=$(MILLRACE_HOME)/providers/$$p.par.gz; \
-	  [ $$par -nt $(BIN)/millrace-$$p ] || $(MILLRACE) provider pack --name $$p --out $$par $(BIN)/millrace-$$p || exit 1; done
+	  { [ -L $$par ] && [ $$par -nt $(BIN)/millrace-$$p ]; } || $(MILLRACE) provider pack --name $$p --out $$par $(BIN)/millrace-$$p || exit 1; \
+	  ls -t $(MILLRACE_HOME)/providers/$$p-*.par.gz | tail -n +4 | xargs -r rm -f; done
 
 .PHONY: demo
 demo: build ## A whole platform, a simulated machine and a pipeline; Ctrl-C ends it

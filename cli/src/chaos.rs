@@ -19,12 +19,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<ExitCode> {
-    let program = find::home().join("bin/millrace-chaos");
-    anyhow::ensure!(
-        program.is_file(),
-        "{} is missing; build it with `make build`",
-        program.display()
-    );
+    let program = find::program("millrace-chaos")?;
     let status = Command::new(&program)
         .args(args.rest)
         .args(ui.json.then_some("--json"))

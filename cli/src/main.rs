@@ -49,7 +49,7 @@ enum Command {
     /// Lint, plan, build, deploy and watch pipelines.
     #[command(subcommand)]
     Pipeline(pipeline::Command),
-    /// Pack provider archives.
+    /// The providers that pipelines of a lattice share, and their archives.
     #[command(subcommand)]
     Provider(provider::Command),
     /// Measure speed and size on this machine.

@@ -1,19 +1,63 @@
-//! `millrace provider`: packs a provider's executable into the archive that wasmCloud starts.
+//! `millrace provider`: the archives that wasmCloud starts, and the providers of a lattice, which its pipelines share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use millrace_wadm::{Applications, Manifest, ProviderOnLattice};
 use nkeys::KeyPair;
 use provider_archive::ProviderArchive;
+use sha2::{Digest as _, Sha256};
 
+use crate::lattice;
+use crate::pipeline::{build, show};
 use crate::ui::Ui;
 
-/// Work with provider archives.
+/// Work with providers: what talks to brokers and machines, for all pipelines of a lattice.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    /// Show the providers of a lattice, and the pipelines that use them.
+    #[command(after_help = "Examples:\n  millrace provider list\n  millrace --json provider list")]
+    List {
+        #[command(flatten)]
+        lattice: lattice::Options,
+    },
+    /// Put providers of this installation on a lattice, or replace them. Deploying a pipeline does so by itself.
+    #[command(
+        after_help = "Example:\n  millrace provider deploy mqtt kafka\n\nA provider in another version is replaced \
+                      under the pipelines that use it: its links drain, and go on in the new one."
+    )]
+    Deploy {
+        /// The providers: conduit, gpio, kafka, modbus, mqtt.
+        #[arg(required = true)]
+        providers: Vec<String>,
+        #[command(flatten)]
+        lattice: lattice::Options,
+    },
+    /// Print the wadm manifest of a provider of this installation.
+    #[command(
+        after_help = "Example:\n  millrace provider manifest mqtt > mqtt.yaml && wash app deploy mqtt.yaml"
+    )]
+    Manifest {
+        /// The provider.
+        provider: String,
+    },
+    /// Take a provider off a lattice. It must not be in use.
+    #[command(after_help = "Example:\n  millrace provider undeploy kafka")]
+    Undeploy {
+        /// The provider.
+        provider: String,
+        #[command(flatten)]
+        lattice: lattice::Options,
+        /// Give up waiting after this time.
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = millrace_platform::parse_time)]
+        timeout: Duration,
+    },
     /// Pack an executable into a provider archive for this machine's architecture.
     #[command(
-        after_help = "Example:\n  millrace provider pack --name mqtt --out mqtt.par.gz target/debug/millrace-mqtt"
+        after_help = "Example:\n  millrace provider pack --name mqtt --out mqtt.par.gz target/debug/millrace-mqtt\n\nThe \
+                      archive is written beside FILE under a name of its content (mqtt-1a2b3c4d.par.gz), and FILE is a \
+                      link to it: a host that runs the old one can start it again."
     )]
     Pack {
         /// Name of the provider.
@@ -28,32 +72,118 @@ pub(crate) enum Command {
 }
 
 pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
-    let Command::Pack { name, out, executable } = command;
-    let bytes = std::fs::read(&executable)
+    match command {
+        Command::List { lattice } => {
+            let applications = Applications::new(lattice.connect().await?, &lattice.lattice);
+            let providers = applications.providers().await?;
+            if ui.json {
+                return ui.json(&providers);
+            }
+            if providers.is_empty() {
+                ui.step(format!("no provider on lattice `{}`", lattice.lattice));
+            }
+            providers.iter().for_each(|provider| line(ui, provider));
+            Ok(())
+        }
+        Command::Deploy { providers, lattice } => {
+            let manifests =
+                providers.iter().map(|p| build::provider(p)).collect::<anyhow::Result<Vec<_>>>()?;
+            let applications = Applications::new(lattice.connect().await?, &lattice.lattice);
+            let mut versions = serde_json::Map::new();
+            for (provider, manifest) in providers.iter().zip(&manifests) {
+                deploy(ui, &applications, manifest).await?;
+                versions.insert(provider.clone(), manifest.version().into());
+            }
+            if ui.json { ui.json(&versions) } else { Ok(()) }
+        }
+        Command::Manifest { provider } => {
+            let manifest = build::provider(&provider)?;
+            if ui.json {
+                return ui.json(&manifest);
+            }
+            ui.line(show::yaml(&manifest)?);
+            Ok(())
+        }
+        Command::Undeploy { provider, lattice, timeout } => {
+            let applications = Applications::new(lattice.connect().await?, &lattice.lattice);
+            applications.undeploy_provider(&provider, timeout).await?;
+            if ui.json {
+                return ui.json(&serde_json::json!({ "provider": provider }));
+            }
+            ui.line(format!("{provider} is undeployed"));
+            Ok(())
+        }
+        Command::Pack { name, out, executable } => pack(ui, &name, &out, &executable).await,
+    }
+}
+
+/// Deploys a provider, and says so where that does something.
+pub(crate) async fn deploy(
+    ui: Ui,
+    applications: &Applications,
+    manifest: &Manifest,
+) -> anyhow::Result<()> {
+    let deployed = applications.deploy_application(manifest).await?;
+    if !deployed.unchanged {
+        ui.step(format!("deploying {}, version {}", manifest.metadata.name, deployed.version));
+    }
+    Ok(())
+}
+
+fn line(ui: Ui, provider: &ProviderOnLattice) {
+    let running = match provider.hosts.len() {
+        0 => ui.red("not running"),
+        _ => ui.green("running"),
+    };
+    let version = provider.version.as_deref().unwrap_or("none deployed");
+    let users = match provider.used_by.as_slice() {
+        [] => "used by none".to_owned(),
+        users => format!("used by {}", users.join(", ")),
+    };
+    ui.line(format!("{:<10} {running}  version {version}  {users}", provider.provider));
+}
+
+async fn pack(ui: Ui, name: &str, out: &Path, executable: &Path) -> anyhow::Result<()> {
+    let bytes = std::fs::read(executable)
         .with_context(|| format!("could not read {}", executable.display()))?;
     let mut archive =
-        ProviderArchive::new(&name, "Millrace", None, Some(env!("CARGO_PKG_VERSION").to_owned()));
+        ProviderArchive::new(name, "Millrace", None, Some(env!("CARGO_PKG_VERSION").to_owned()));
     archive
         .add_library(&format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS), &bytes)
         .map_err(|e| anyhow::anyhow!("could not add the executable: {e}"))?;
     // The archive's format wants a signature. Nothing checks it on a lattice of one tenant, and a key that is
     // thrown away can sign nothing else.
     let (issuer, subject) = (KeyPair::new_account(), KeyPair::new_service());
-    if let Some(folder) = out.parent() {
+    let folder = out.parent().unwrap_or(Path::new(""));
+    if folder != Path::new("") {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("could not make {}", folder.display()))?;
     }
+    let hash: String = Sha256::digest(&bytes).iter().take(4).map(|b| format!("{b:02x}")).collect();
+    let file = folder.join(format!("{name}-{hash}.par.gz"));
     // Written beside and moved into place: a host may be reading the old one.
-    let new = out.with_extension("new.gz");
+    let new = folder.join(format!("{name}-{hash}.new.gz"));
     archive
         .write(&new, &issuer, &subject, true)
         .await
         .map_err(|e| anyhow::anyhow!("could not write {}: {e}", new.display()))?;
-    std::fs::rename(&new, &out).with_context(|| format!("could not write {}", out.display()))?;
-    let size = std::fs::metadata(&out).map(|m| m.len()).unwrap_or_default();
+    std::fs::rename(&new, &file).with_context(|| format!("could not write {}", file.display()))?;
+    point(out, &file).with_context(|| format!("could not write {}", out.display()))?;
+    let size = std::fs::metadata(&file).map(|m| m.len()).unwrap_or_default();
     if ui.json {
-        return ui.json(&serde_json::json!({ "name": name, "file": out, "bytes": size }));
+        return ui.json(&serde_json::json!({ "name": name, "file": file, "bytes": size }));
     }
-    ui.line(format!("{}: {:.1} MB", out.display(), size as f64 / 1e6));
+    ui.line(format!("{}: {:.1} MB", file.display(), size as f64 / 1e6));
     Ok(())
+}
+
+/// Makes `link` name the file beside it, at once for whoever reads it.
+fn point(link: &Path, file: &Path) -> std::io::Result<()> {
+    let new = link.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(file.file_name().unwrap_or_default(), &new)?;
+    std::fs::rename(&new, link)
 }

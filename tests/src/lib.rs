@@ -85,6 +85,16 @@ impl Plant {
         }
     }
 
+    /// The processes of a provider.
+    pub fn providers(&self, name: &str) -> Vec<rustix::process::Pid> {
+        self.host.as_ref().expect("a host runs").providers(name)
+    }
+
+    /// Where the NATS server is.
+    pub fn nats_url(&self) -> String {
+        self.nats.url()
+    }
+
     /// A folder of this plant.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -128,7 +138,7 @@ impl Plant {
 
     /// Collects what is published to a topic from now on.
     pub async fn collect(&self, topic: &str) -> Collector {
-        let (client, mut events) = self.mqtt("collector");
+        let (client, mut events) = self.mqtt(&format!("collector-{}", topic.replace('/', "-")));
         client.subscribe(topic, QoS::AtLeastOnce).await.unwrap();
         let collector = Collector::default();
         let (ready, subscribed) = watch::channel(false);

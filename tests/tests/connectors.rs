@@ -8,7 +8,6 @@
 )]
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use millrace_peers::Kafka;
@@ -19,7 +18,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -63,19 +62,9 @@ binding:
 
 /// Kills the provider's process as a crash would; its host starts it again.
 fn kill_provider(plant: &Plant, name: &str) {
-    let unpacked = plant.folder().join("host/tmp");
-    let mark = format!("_{name}_");
-    let mine = |exe: &Path| {
-        let file = exe.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default();
-        exe.starts_with(&unpacked) && file.contains(&mark)
-    };
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids: Vec<i32> = entries
-        .filter(|entry| std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| mine(&exe)))
-        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
-        .collect();
+    let pids = plant.providers(name);
     assert_eq!(pids.len(), 1, "processes of {name}: {pids:?}");
-    kill_process(Pid::from_raw(pids[0]).unwrap(), Signal::KILL).unwrap();
+    kill_process(pids[0], Signal::KILL).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use wadm_client::error::ClientError;
 use wadm_types::Manifest;
-use wadm_types::api::{StatusType, VersionInfo};
+use wadm_types::api::VersionInfo;
 use wasmcloud_control_interface::{Client as Control, ClientBuilder};
 
+use crate::manifest::{provider_application, shared_applications};
 use crate::status::{self, PipelineStatus};
 
 /// Hosts answer an auction within this time, or not at all as far as a command is concerned.
@@ -49,6 +50,22 @@ pub enum WadmError {
         /// The lattice.
         lattice: String,
     },
+    /// No such provider.
+    #[error("provider `{provider}` is not on lattice `{lattice}`")]
+    NoProvider {
+        /// The provider.
+        provider: String,
+        /// The lattice.
+        lattice: String,
+    },
+    /// A provider that pipelines need.
+    #[error("provider `{provider}` is used by {}; undeploy these first", used_by.join(", "))]
+    InUse {
+        /// The provider.
+        provider: String,
+        /// The pipelines.
+        used_by: Vec<String>,
+    },
     /// The wait was long enough.
     #[error("`{name}` is not {wanted} after {} s: {found}", after.as_secs())]
     TimedOut {
@@ -70,6 +87,28 @@ pub struct Deployed {
     pub version: String,
     /// True when that version was deployed already and nothing was done.
     pub unchanged: bool,
+}
+
+/// What a pipeline is on a lattice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    /// The providers that it uses, which it shares with other pipelines.
+    pub providers: Vec<Manifest>,
+    /// Its own stages and links.
+    pub pipeline: Manifest,
+}
+
+/// A provider on a lattice.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ProviderOnLattice {
+    /// Its name.
+    pub provider: String,
+    /// The version that is deployed, if one is.
+    pub version: Option<String>,
+    /// The hosts that run it.
+    pub hosts: Vec<String>,
+    /// Deployed pipelines that use it.
+    pub used_by: Vec<String>,
 }
 
 /// The applications of one lattice.
@@ -96,12 +135,25 @@ impl Applications {
         }
     }
 
-    /// Stores the manifest and deploys it. The same manifest twice changes nothing.
+    /// Deploys the pipeline, and its providers first, where the lattice does not have them in this version. The same
+    /// deployment twice changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// wadm does not answer, or refuses a manifest.
+    pub async fn deploy(&self, deployment: &Deployment) -> Result<Deployed, WadmError> {
+        for provider in &deployment.providers {
+            self.deploy_application(provider).await?;
+        }
+        self.deploy_application(&deployment.pipeline).await
+    }
+
+    /// Stores the manifest of one application and deploys it.
     ///
     /// # Errors
     ///
     /// wadm does not answer, or refuses the manifest.
-    pub async fn deploy(&self, manifest: &Manifest) -> Result<Deployed, WadmError> {
+    pub async fn deploy_application(&self, manifest: &Manifest) -> Result<Deployed, WadmError> {
         let name = manifest.metadata.name.as_str();
         let version = manifest.version().to_owned();
         let known = self.versions(name).await?;
@@ -113,11 +165,13 @@ impl Applications {
                 put.map_err(|e| self.error("store", name, e))?;
             }
         }
-        self.wadm
-            .deploy_manifest(name, Some(&version))
-            .await
-            .map_err(|e| self.error("deploy", name, e))?;
+        self.ask_to_deploy(name, &version).await?;
         Ok(Deployed { version, unchanged: false })
+    }
+
+    async fn ask_to_deploy(&self, name: &str, version: &str) -> Result<(), WadmError> {
+        let asked = self.wadm.deploy_manifest(name, Some(version)).await;
+        asked.map(|_| ()).map_err(|e| self.error("deploy", name, e))
     }
 
     /// Stored versions of an application, empty when it is unknown.
@@ -144,11 +198,7 @@ impl Applications {
         if versions.is_empty() {
             return Err(self.not_found(name));
         }
-        let wadm = self
-            .wadm
-            .get_manifest_status(name)
-            .await
-            .map_err(|e| self.error("tell the status of", name, e))?;
+        let wadm = self.status_of(name).await?;
         let deployed = versions.into_iter().find(|v| v.deployed).map(|v| v.version);
         let wanted = match &deployed {
             Some(version) => self.wadm.get_manifest(name, Some(version)).await.ok(),
@@ -156,7 +206,18 @@ impl Applications {
         };
         let inventories = self.inventories().await;
         let providers = status::ask_providers(&self.nats, &self.lattice, name).await;
-        Ok(status::combine(name, deployed, &wadm, wanted.as_ref(), &inventories, providers))
+        let mut status =
+            status::combine(name, deployed, &wadm, wanted.as_ref(), &inventories, providers);
+        for provider in status.providers.iter_mut().filter(|p| p.running < p.wanted) {
+            let its = self.status_of(&provider_application(&provider.name)).await?;
+            provider.problem = status::provider_problem(&its);
+        }
+        Ok(status)
+    }
+
+    async fn status_of(&self, application: &str) -> Result<wadm_types::api::Status, WadmError> {
+        let status = self.wadm.get_manifest_status(application).await;
+        status.map_err(|e| self.error("tell the status of", application, e))
     }
 
     /// Waits until every stage and provider runs and every link is up; the closure sees each look.
@@ -176,13 +237,9 @@ impl Applications {
             let status = self.status(name).await?;
             look(&status);
             // wadm can miss a deployment that it accepted while it was starting; asked again it acts.
-            if asked.elapsed() > ASK_AGAIN && status.nothing_runs() {
+            if asked.elapsed() > ASK_AGAIN {
                 asked = Instant::now();
-                let version = status.version.as_deref();
-                self.wadm
-                    .deploy_manifest(name, version)
-                    .await
-                    .map_err(|e| self.error("deploy", name, e))?;
+                self.ask_again(&status).await?;
             }
             if status.running() {
                 return Ok(status);
@@ -200,7 +257,24 @@ impl Applications {
         }
     }
 
-    /// Takes the application down, waits until nothing of it runs, and forgets its versions.
+    async fn ask_again(&self, status: &PipelineStatus) -> Result<(), WadmError> {
+        for provider in status.providers_missing() {
+            let application = provider_application(&provider.name);
+            let versions = self.versions(&application).await?;
+            if let Some(deployed) = versions.iter().find(|v| v.deployed) {
+                self.ask_to_deploy(&application, &deployed.version).await?;
+            }
+        }
+        match &status.version {
+            Some(version) if status.no_stage_runs() => {
+                self.ask_to_deploy(&status.pipeline, version).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the pipeline down, waits until nothing of it runs and its links are closed, and forgets its versions. Its
+    /// providers stay, for others.
     ///
     /// # Errors
     ///
@@ -212,7 +286,14 @@ impl Applications {
         self.wadm.undeploy_manifest(name).await.map_err(|e| self.error("undeploy", name, e))?;
         let start = Instant::now();
         loop {
-            let left = status::remains(name, &self.inventories().await);
+            let mut left = status::remains(name, &self.inventories().await);
+            // A link that is being drained is one that a new deployment would wait for.
+            let links = status::ask_providers(&self.nats, &self.lattice, name).await;
+            for provider in &links {
+                left.extend(
+                    provider.links.iter().map(|l| format!("{} `{}`", provider.provider, l.name)),
+                );
+            }
             if left.is_empty() {
                 break;
             }
@@ -231,18 +312,84 @@ impl Applications {
         Ok(())
     }
 
-    /// True when wadm says that the application is deployed, whatever hosts and providers say.
+    /// The providers that are on the lattice, by name.
     ///
     /// # Errors
     ///
     /// wadm does not answer.
-    pub async fn settled(&self, name: &str) -> Result<bool, WadmError> {
-        let status = self
-            .wadm
-            .get_manifest_status(name)
-            .await
-            .map_err(|e| self.error("tell the status of", name, e))?;
-        Ok(status.info.status_type == StatusType::Deployed)
+    pub async fn providers(&self) -> Result<Vec<ProviderOnLattice>, WadmError> {
+        let listed = self.wadm.list_manifests().await;
+        let listed = listed.map_err(|e| self.error("list", "applications", e))?;
+        let prefix = provider_application("");
+        let mut providers = Vec::new();
+        let mut uses = Vec::new();
+        for application in listed {
+            if let Some(provider) = application.name.strip_prefix(&prefix) {
+                providers.push((provider.to_owned(), application.deployed_version));
+                continue;
+            }
+            let Some(version) = application.deployed_version else { continue };
+            let manifest = match self.wadm.get_manifest(&application.name, Some(&version)).await {
+                Ok(manifest) => manifest,
+                // Gone since it was listed: it uses nothing.
+                Err(ClientError::NotFound(_)) => continue,
+                Err(e) => return Err(self.error("read", &application.name, e)),
+            };
+            uses.extend(
+                shared_applications(&manifest)
+                    .map(|used| (used.to_owned(), application.name.clone())),
+            );
+        }
+        let inventories = self.inventories().await;
+        let on_lattice = |(provider, version): (String, Option<String>)| {
+            let application = provider_application(&provider);
+            let users = uses.iter().filter(|(used, _)| *used == application);
+            let mut used_by: Vec<String> = users.map(|(_, pipeline)| pipeline.clone()).collect();
+            used_by.sort();
+            let hosts = status::hosts_of(&provider, &inventories);
+            ProviderOnLattice { provider, version, hosts, used_by }
+        };
+        let mut providers: Vec<_> = providers.into_iter().map(on_lattice).collect();
+        providers.sort_by(|a, b| a.provider.cmp(&b.provider));
+        Ok(providers)
+    }
+
+    /// Takes a provider off the lattice, which no deployed pipeline uses, and waits until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// wadm does not answer, a pipeline uses the provider, it is not on the lattice, or still runs after `patience`.
+    pub async fn undeploy_provider(&self, name: &str, patience: Duration) -> Result<(), WadmError> {
+        let found = self.providers().await?.into_iter().find(|p| p.provider == name);
+        let Some(found) = found else {
+            let (provider, lattice) = (name.to_owned(), self.lattice.clone());
+            return Err(WadmError::NoProvider { provider, lattice });
+        };
+        let application = provider_application(name);
+        if !found.used_by.is_empty() {
+            return Err(WadmError::InUse { provider: found.provider, used_by: found.used_by });
+        }
+        let undeployed = self.wadm.undeploy_manifest(&application).await;
+        undeployed.map_err(|e| self.error("undeploy", &application, e))?;
+        let start = Instant::now();
+        loop {
+            let hosts = status::hosts_of(name, &self.inventories().await);
+            if hosts.is_empty() {
+                break;
+            }
+            if start.elapsed() > patience {
+                let found = format!("it runs on {}", hosts.join(", "));
+                return Err(WadmError::TimedOut {
+                    name: name.to_owned(),
+                    wanted: "undeployed",
+                    after: patience,
+                    found,
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        let forgotten = self.wadm.delete_manifest(&application, None).await;
+        forgotten.map(|_| ()).map_err(|e| self.error("forget", &application, e))
     }
 
     async fn inventories(&self) -> Vec<status::Inventory> {

@@ -8,7 +8,7 @@ pub mod applications;
 pub mod manifest;
 pub mod status;
 
-pub use applications::{Applications, Deployed, WadmError};
-pub use manifest::{Artifact, ManifestError, manifest};
+pub use applications::{Applications, Deployed, Deployment, ProviderOnLattice, WadmError};
+pub use manifest::{Artifact, ManifestError, manifest, provider_manifest};
 pub use status::{PipelineStatus, StageStatus};
 pub use wadm_types::Manifest;

@@ -1,8 +1,12 @@
 //! A plan and its artifacts as a plain wadm manifest.
 //!
 //! The same input gives the same manifest, and its version carries a hash of the content: deploying twice changes
-//! nothing, and any change is a new version. Names of configurations carry a hash of their values, because changed
-//! values do not reach the links of a running provider, and a changed name does.
+//! nothing, and any change is a new version. What changes gets another identity (stages, links, configurations carry a
+//! hash of their content), because that is what wadm does well: it starts the new and takes the old away. Under one
+//! identity it would take the old away first, and changed values would not reach the links of a running provider.
+//!
+//! A provider is an application of its own, shared by the pipelines of a lattice: their manifests name it, and have their
+//! links from and to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +14,18 @@ use millrace_pipeline::{Edge, Output, Plan, PlannedSink, PlannedSource, Stage, S
 use sha2::{Digest as _, Sha256};
 use wadm_types::{
     CapabilityProperties, Component, ComponentProperties, ConfigDefinition, ConfigProperty,
-    LinkProperty, Manifest, Metadata, Properties, Specification, SpreadScalerProperty,
-    TargetConfig, Trait, VERSION_ANNOTATION_KEY,
+    LinkProperty, Manifest, Metadata, Properties, SHARED_ANNOTATION_KEY,
+    SharedApplicationComponentProperties, Specification, SpreadScalerProperty, TargetConfig, Trait,
+    VERSION_ANNOTATION_KEY,
 };
 
 /// Name of the provider that serves durable edges.
 pub const CONDUIT: &str = "conduit";
+
+/// A provider's part in its application.
+const PROVIDER: &str = "provider";
+
+const MANAGED_BY: (&str, &str) = ("millrace.dev/managed-by", "millrace");
 
 /// A stage's artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +42,6 @@ pub enum ManifestError {
     /// A stage of the plan has no artifact.
     #[error("no artifact for stage `{0}`; build the pipeline first")]
     NoArtifact(String),
-    /// A provider of the plan has no archive.
-    #[error("no archive for provider `{0}`")]
-    NoProvider(String),
     /// The plan speaks of a source, sink or edge that it does not have.
     #[error("the plan has no `{0}`")]
     NotInPlan(String),
@@ -46,39 +53,88 @@ pub enum ManifestError {
     Text(#[from] serde_json::Error),
 }
 
-/// Identity in the lattice of a part of a pipeline.
+/// Name of the application that a provider is. No pipeline's name has an underscore.
 #[must_use]
-pub fn component_id(pipeline: &str, name: &str) -> String {
-    format!("{pipeline}-{name}")
+pub fn provider_application(provider: &str) -> String {
+    format!("millrace_{provider}")
 }
 
-/// Writes the manifest of a plan. `artifacts` by stage name, `providers` (images) by connector name.
+/// Identity in the lattice of a provider. wadm makes it of the names of application and component, and takes no other for
+/// an application that is shared.
+#[must_use]
+pub fn provider_id(provider: &str) -> String {
+    format!("{}-{PROVIDER}", provider_application(provider))
+}
+
+/// Writes the manifest of a provider: one instance in the lattice, for all pipelines. `image` is its archive.
+#[must_use]
+pub fn provider_manifest(provider: &str, image: &str) -> Manifest {
+    let scale = SpreadScalerProperty { instances: 1, spread: Vec::new() };
+    let component = Component {
+        name: PROVIDER.to_owned(),
+        properties: Properties::Capability {
+            properties: CapabilityProperties {
+                image: Some(image.to_owned()),
+                application: None,
+                id: None,
+                config: Vec::new(),
+                secrets: Vec::new(),
+            },
+        },
+        traits: Some(vec![Trait::new_spreadscaler(scale)]),
+    };
+    let version = format!("{}-{}", env!("CARGO_PKG_VERSION"), short_hash(image.as_bytes()));
+    let mut manifest = application(provider_application(provider), vec![component]);
+    manifest.metadata.annotations.extend([
+        (VERSION_ANNOTATION_KEY.to_owned(), version),
+        (SHARED_ANNOTATION_KEY.to_owned(), "true".to_owned()),
+    ]);
+    manifest
+}
+
+/// Applications that a manifest uses a shared component of.
+pub fn shared_applications(manifest: &Manifest) -> impl Iterator<Item = &str> {
+    manifest.components().filter_map(|component| match &component.properties {
+        Properties::Capability { properties } => {
+            Some(properties.application.as_ref()?.name.as_str())
+        }
+        Properties::Component { properties } => {
+            Some(properties.application.as_ref()?.name.as_str())
+        }
+    })
+}
+
+fn application(name: String, components: Vec<Component>) -> Manifest {
+    let (label, value) = MANAGED_BY;
+    Manifest {
+        api_version: wadm_types::OAM_VERSION.to_owned(),
+        kind: wadm_types::APPLICATION_KIND.to_owned(),
+        metadata: Metadata {
+            name,
+            annotations: BTreeMap::new(),
+            labels: BTreeMap::from([(label.to_owned(), value.to_owned())]),
+        },
+        spec: Specification { components, policies: Vec::new() },
+    }
+}
+
+/// Writes the manifest of a plan. `artifacts` by stage name.
 ///
 /// # Errors
 ///
-/// A stage without artifact or a provider without archive.
+/// A stage without artifact.
 pub fn manifest(
     plan: &Plan,
     artifacts: &BTreeMap<String, Artifact>,
-    providers: &BTreeMap<String, String>,
 ) -> Result<Manifest, ManifestError> {
     let mut components = Vec::new();
     for stage in &plan.stages {
         components.push(stage_component(plan, stage, artifacts)?);
     }
     for name in provider_names(plan) {
-        components.push(provider_component(plan, name, providers)?);
+        components.push(provider_component(plan, name, artifacts)?);
     }
-    let mut manifest = Manifest {
-        api_version: wadm_types::OAM_VERSION.to_owned(),
-        kind: wadm_types::APPLICATION_KIND.to_owned(),
-        metadata: Metadata {
-            name: plan.pipeline.clone(),
-            annotations: BTreeMap::new(),
-            labels: BTreeMap::from([("millrace.dev/managed-by".to_owned(), "millrace".to_owned())]),
-        },
-        spec: Specification { components, policies: Vec::new() },
-    };
+    let mut manifest = application(plan.pipeline.clone(), components);
     let digests: Vec<&str> = plan
         .stages
         .iter()
@@ -91,28 +147,58 @@ pub fn manifest(
     Ok(manifest)
 }
 
+/// What a stage is in the lattice: one identity for one content. A changed stage is another component beside the old one,
+/// so that it runs before the old one is taken away; what has not changed is not touched.
+struct StageParts<'a> {
+    artifact: &'a Artifact,
+    /// The provider behind it.
+    provider: &'a str,
+    /// Settings of its link to that provider.
+    out: BTreeMap<String, String>,
+    config: BTreeMap<String, String>,
+    /// Tells this content from others.
+    hash: String,
+}
+
+impl<'a> StageParts<'a> {
+    fn new(
+        plan: &'a Plan,
+        stage: &'a Stage,
+        artifacts: &'a BTreeMap<String, Artifact>,
+    ) -> Result<Self, ManifestError> {
+        let artifact = artifacts
+            .get(&stage.name)
+            .ok_or_else(|| ManifestError::NoArtifact(stage.name.clone()))?;
+        let (provider, out) = match &stage.output {
+            Output::Sink(name) => {
+                let sink = sink(plan, name)?;
+                (sink.connector.as_str(), named(plan, name, &stage.name, sink.settings.clone()))
+            }
+            Output::Edges(names) => {
+                let edges =
+                    names.iter().map(|name| edge(plan, name)).collect::<Result<Vec<_>, _>>()?;
+                let settings = millrace_settings::edge::to_link(
+                    edges.iter().map(|e| (e.name.as_str(), &e.settings)),
+                )?;
+                (CONDUIT, named(plan, "out", &stage.name, settings))
+            }
+        };
+        let config = stage_config(plan, stage);
+        let content = format!("{artifact:?}{provider}{out:?}{config:?}{}", stage.instances);
+        let hash = short_hash(content.as_bytes());
+        Ok(Self { artifact, provider, out, config, hash })
+    }
+}
+
 fn stage_component(
     plan: &Plan,
     stage: &Stage,
     artifacts: &BTreeMap<String, Artifact>,
 ) -> Result<Component, ManifestError> {
-    let artifact =
-        artifacts.get(&stage.name).ok_or_else(|| ManifestError::NoArtifact(stage.name.clone()))?;
-    let (provider, settings) = match &stage.output {
-        Output::Sink(name) => {
-            let sink = sink(plan, name)?;
-            (sink.connector.as_str(), named(plan, name, &stage.name, sink.settings.clone()))
-        }
-        Output::Edges(names) => {
-            let edges = names.iter().map(|name| edge(plan, name)).collect::<Result<Vec<_>, _>>()?;
-            let settings = millrace_settings::edge::to_link(
-                edges.iter().map(|e| (e.name.as_str(), &e.settings)),
-            )?;
-            (CONDUIT, named(plan, "out", &stage.name, settings))
-        }
-    };
-    let link =
-        link("default", "consumer", provider, None, Some(config("out", &stage.name, settings)));
+    let StageParts { artifact, provider, out, config: values, hash } =
+        StageParts::new(plan, stage, artifacts)?;
+    let out = config("out", &stage.name, &hash, out);
+    let link = link("default", "consumer", provider, None, Some(out));
     let instances = usize::try_from(stage.instances).unwrap_or(usize::MAX);
     let scale = SpreadScalerProperty { instances, spread: Vec::new() };
     Ok(Component {
@@ -121,8 +207,8 @@ fn stage_component(
             properties: ComponentProperties {
                 image: Some(artifact.image.clone()),
                 application: None,
-                id: Some(component_id(&plan.pipeline, &stage.name)),
-                config: vec![config("stage", &stage.name, stage_config(plan, stage))],
+                id: Some(format!("{}-{}-{hash}", plan.pipeline, stage.name)),
+                config: vec![config("stage", &stage.name, &hash, values)],
                 secrets: Vec::new(),
             },
         },
@@ -156,26 +242,24 @@ pub fn provider_names(plan: &Plan) -> BTreeSet<&str> {
     sources.chain(sinks).chain(conduit).collect()
 }
 
+/// The shared provider as the pipeline names it, and the links from it.
 fn provider_component(
     plan: &Plan,
     name: &str,
-    providers: &BTreeMap<String, String>,
+    artifacts: &BTreeMap<String, Artifact>,
 ) -> Result<Component, ManifestError> {
-    let image = providers.get(name).ok_or_else(|| ManifestError::NoProvider(name.to_owned()))?;
-    let scale = SpreadScalerProperty { instances: 1, spread: Vec::new() };
-    let mut traits = vec![Trait::new_spreadscaler(scale)];
+    let mut traits = Vec::new();
     for stage in &plan.stages {
+        let target = StageParts::new(plan, stage, artifacts)?.hash;
         for input in &stage.inputs {
             let (connector, input, settings) = input_settings(plan, input)?;
             if connector == name {
-                let source = config("in", input, named(plan, input, &stage.name, settings));
-                traits.push(Trait::new_link(link(
-                    &link_name(input),
-                    "handler",
-                    &stage.name,
-                    Some(source),
-                    None,
-                )));
+                let values = named(plan, input, &stage.name, settings);
+                let hash = short_hash(format!("{target}{values:?}").as_bytes());
+                let link_name = link_name(&plan.pipeline, input, &hash);
+                let source = config("in", input, &hash, values);
+                let link = link(&link_name, "handler", &stage.name, Some(source), None);
+                traits.push(Trait::new_link(link));
             }
         }
     }
@@ -183,9 +267,12 @@ fn provider_component(
         name: name.to_owned(),
         properties: Properties::Capability {
             properties: CapabilityProperties {
-                image: Some(image.clone()),
-                application: None,
-                id: Some(component_id(&plan.pipeline, name)),
+                image: None,
+                application: Some(SharedApplicationComponentProperties {
+                    name: provider_application(name),
+                    component: PROVIDER.to_owned(),
+                }),
+                id: None,
                 config: Vec::new(),
                 secrets: Vec::new(),
             },
@@ -232,9 +319,10 @@ fn edge<'a>(plan: &'a Plan, name: &str) -> Result<&'a Edge, ManifestError> {
         .ok_or_else(|| ManifestError::NotInPlan(name.to_owned()))
 }
 
-/// A link's name is one token.
-fn link_name(input: &str) -> String {
-    input.replace('.', "_")
+/// A link's name is one token, and no two links from one provider have the same: neither those of two pipelines, nor an
+/// old and a new one of the same input, which are there at the same time while the one takes over from the other.
+fn link_name(pipeline: &str, input: &str, hash: &str) -> String {
+    format!("{pipeline}_{}_{hash}", input.replace('.', "_"))
 }
 
 fn link(
@@ -272,8 +360,9 @@ fn named(
     settings
 }
 
-fn config(role: &str, name: &str, values: BTreeMap<String, String>) -> ConfigProperty {
-    let hash = short_hash(format!("{values:?}").as_bytes());
+/// A named configuration. `hash` tells what it belongs to: wadm forgets the configurations of what it takes away, also
+/// when something else has them by the same names.
+fn config(role: &str, name: &str, hash: &str, values: BTreeMap<String, String>) -> ConfigProperty {
     let name = format!("{role}-{}-{hash}", name.replace('.', "-"));
     ConfigProperty { name, properties: Some(values.into_iter().collect()) }
 }
@@ -315,9 +404,7 @@ binding:
             (name.to_owned(), Artifact { image, digest: digest.to_owned() })
         };
         let artifacts = plan.stages.iter().map(|s| artifact(&s.name)).collect();
-        let images =
-            ["mqtt", "conduit"].map(|n| (n.to_owned(), format!("file:///providers/{n}.par.gz")));
-        manifest(&plan, &artifacts, &BTreeMap::from(images)).unwrap()
+        manifest(&plan, &artifacts).unwrap()
     }
 
     #[test]
@@ -327,9 +414,21 @@ binding:
         assert_eq!(names, ["celsius", "too-hot", "conduit", "mqtt"]);
         // machine -> celsius, celsius -> conduit, conduit -> too-hot, too-hot -> mqtt
         assert_eq!(manifest.links().count(), 4);
+        let shared: Vec<&str> = shared_applications(&manifest).collect();
+        assert_eq!(shared, ["millrace_conduit", "millrace_mqtt"]);
         // wadm reads it back as it is.
         let text = serde_json::to_string(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_provider_is_shared_and_another_archive_is_another_version() {
+        let (one, other) = ("file:///mqtt-1.par.gz", "file:///mqtt-2.par.gz");
+        let (one, other) = (provider_manifest("mqtt", one), provider_manifest("mqtt", other));
+        assert!(one.shared());
+        assert_eq!(one.metadata.name, "millrace_mqtt");
+        assert_ne!(one.version(), other.version());
+        assert!(example(TEXT, "d1").missing_shared_components(&[&one]).len() == 1, "conduit");
     }
 
     #[test]
@@ -341,19 +440,48 @@ binding:
         assert_ne!(version(TEXT, "d1"), version(&TEXT.replace("limit: 85", "limit: 86"), "d1"));
     }
 
-    #[test]
-    fn a_changed_value_changes_the_name_of_its_configuration() {
-        let names = |manifest: &Manifest| -> Vec<String> {
-            let stage = manifest.components().find(|c| c.name == "too-hot").unwrap();
-            match &stage.properties {
-                Properties::Component { properties } => {
-                    properties.config.iter().map(|c| c.name.clone()).collect()
-                }
-                Properties::Capability { .. } => panic!("a stage is a component"),
+    /// Identities and names of configurations of the stages, and names of links, all that wadm tells things apart by.
+    fn names(manifest: &Manifest, component: &str) -> BTreeSet<String> {
+        let component = manifest.components().find(|c| c.name == component).unwrap();
+        let mut names = BTreeSet::new();
+        if let Properties::Component { properties } = &component.properties {
+            names.extend(properties.id.clone());
+            names.extend(properties.config.iter().map(|c| c.name.clone()));
+        }
+        for part in component.traits.iter().flatten() {
+            if let wadm_types::TraitProperty::Link(link) = &part.properties {
+                names.extend(link.name.clone().filter(|name| name != "default"));
+                let configs = link.source.iter().flat_map(|s| &s.config).chain(&link.target.config);
+                names.extend(configs.map(|c| c.name.clone()));
             }
-        };
+        }
+        names
+    }
+
+    #[test]
+    fn what_changes_has_other_names_and_the_rest_keeps_them() {
         let before = example(TEXT, "d1");
-        assert_eq!(names(&before), names(&example(TEXT, "d2")));
-        assert_ne!(names(&before), names(&example(&TEXT.replace("limit: 85", "limit: 86"), "d1")));
+        let limit = example(&TEXT.replace("limit: 85", "limit: 86"), "d1");
+        assert_eq!(names(&before, "celsius"), names(&limit, "celsius"));
+        assert!(names(&before, "too-hot").is_disjoint(&names(&limit, "too-hot")));
+        // The link to the changed stage is another one.
+        assert!(names(&before, "conduit").is_disjoint(&names(&limit, "conduit")));
+        assert_eq!(names(&before, "mqtt"), names(&limit, "mqtt"));
+
+        let source = example(&TEXT.replace("plant/+/temperature", "plant/#"), "d1");
+        assert_eq!(names(&before, "celsius"), names(&source, "celsius"));
+        assert!(names(&before, "mqtt").is_disjoint(&names(&source, "mqtt")));
+
+        let code = example(TEXT, "d2");
+        assert!(names(&before, "celsius").is_disjoint(&names(&code, "celsius")));
+    }
+
+    #[test]
+    fn links_of_two_pipelines_have_names_of_their_own() {
+        let (one, other) = (TEXT, TEXT.replace("pipeline: alerts", "pipeline: alarms"));
+        let (one, other) = (example(one, "d1"), example(&other, "d1"));
+        for component in ["celsius", "too-hot", "conduit", "mqtt"] {
+            assert!(names(&one, component).is_disjoint(&names(&other, component)), "{component}");
+        }
     }
 }

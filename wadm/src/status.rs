@@ -59,10 +59,15 @@ impl PipelineStatus {
         self.version.is_some() && self.missing().is_empty()
     }
 
-    /// True when no host runs anything of it.
+    /// True when no host runs a stage of it. Its providers may run for other pipelines.
     #[must_use]
-    pub fn nothing_runs(&self) -> bool {
-        self.stages.iter().chain(&self.providers).all(|part| part.running == 0)
+    pub fn no_stage_runs(&self) -> bool {
+        self.stages.iter().all(|stage| stage.running == 0)
+    }
+
+    /// Providers that do not run.
+    pub(crate) fn providers_missing(&self) -> impl Iterator<Item = &StageStatus> {
+        self.providers.iter().filter(|p| p.running < p.wanted)
     }
 
     /// What is not as wanted, a phrase each.
@@ -119,20 +124,27 @@ pub(crate) async fn ask_providers(
     found
 }
 
-/// Identities in the lattice of what runs although it should not.
+/// Identities in the lattice of stages that run although they should not.
 pub(crate) fn remains(pipeline: &str, inventories: &[Inventory]) -> Vec<String> {
     let prefix = format!("{pipeline}-");
-    let components =
-        inventories.iter().flat_map(|i| i.components()).map(|c| (c.id(), c.annotations()));
-    let providers =
-        inventories.iter().flat_map(|i| i.providers()).map(|p| (p.id(), p.annotations()));
-    components
-        .chain(providers)
-        .filter(|(id, annotations)| {
-            let app = annotations.and_then(|a| a.get("wasmcloud.dev/appspec"));
-            id.starts_with(&prefix) && app.is_some_and(|app| app == pipeline)
+    inventories
+        .iter()
+        .flat_map(|i| i.components())
+        .filter(|c| {
+            let app = c.annotations().and_then(|a| a.get("wasmcloud.dev/appspec"));
+            c.id().starts_with(&prefix) && app.is_some_and(|app| app == pipeline)
         })
-        .map(|(id, _)| id.to_owned())
+        .map(|c| c.id().to_owned())
+        .collect()
+}
+
+/// The hosts that run a provider.
+pub(crate) fn hosts_of(provider: &str, inventories: &[Inventory]) -> Vec<String> {
+    let id = crate::manifest::provider_id(provider);
+    inventories
+        .iter()
+        .filter(|i| i.providers().iter().any(|p| p.id() == id))
+        .map(|i| i.host_id().to_owned())
         .collect()
 }
 
@@ -147,11 +159,11 @@ pub(crate) fn combine(
 ) -> PipelineStatus {
     let (mut stages, mut providers) = (Vec::new(), Vec::new());
     for component in wanted.iter().flat_map(|m| m.components()) {
-        let id = crate::manifest::component_id(pipeline, &component.name);
-        let problem = problem(wadm, &component.name, &id);
         let name = component.name.clone();
         match &component.properties {
-            Properties::Component { .. } => {
+            Properties::Component { properties } => {
+                let id = properties.id.clone().unwrap_or_default();
+                let problem = problem(wadm, &name, &id);
                 let (running, hosts) = running_instances(&id, inventories);
                 stages.push(StageStatus {
                     name,
@@ -162,19 +174,9 @@ pub(crate) fn combine(
                 });
             }
             Properties::Capability { .. } => {
-                let hosts: Vec<String> = inventories
-                    .iter()
-                    .filter(|i| i.providers().iter().any(|p| p.id() == id))
-                    .map(|i| i.host_id().to_owned())
-                    .collect();
+                let hosts = hosts_of(&name, inventories);
                 let running = hosts.len() as u64;
-                providers.push(StageStatus {
-                    name,
-                    wanted: instances(component),
-                    running,
-                    hosts,
-                    problem,
-                });
+                providers.push(StageStatus { name, wanted: 1, running, hosts, problem: None });
             }
         }
     }
@@ -214,9 +216,21 @@ fn instances(component: &wadm_types::Component) -> u64 {
 /// What wadm says of the scaler of this component when that is not content.
 fn problem(wadm: &Status, name: &str, id: &str) -> Option<String> {
     let concerns = |text: &str| text.contains(id) || text.contains(name);
+    discontent(wadm)
+        .find(|s| concerns(&s.name) || concerns(&s.info.message))
+        .map(|s| s.info.message.clone())
+}
+
+/// What wadm says of a provider, by the status of its application, when it is not content.
+pub(crate) fn provider_problem(wadm: &Status) -> Option<String> {
+    if wadm.info.status_type == StatusType::Undeployed {
+        return Some("it is not deployed on this lattice".to_owned());
+    }
+    discontent(wadm).map(|s| s.info.message.clone()).next()
+}
+
+fn discontent(wadm: &Status) -> impl Iterator<Item = &wadm_types::api::ScalerStatus> {
     wadm.scalers
         .iter()
         .filter(|s| s.info.status_type != StatusType::Deployed && !s.info.message.is_empty())
-        .find(|s| concerns(&s.name) || concerns(&s.info.message))
-        .map(|s| s.info.message.clone())
 }

@@ -16,8 +16,7 @@ use crate::report::Row;
 ///
 /// The program is not installed, or its peer does not start.
 pub(crate) async fn measure(connector: &str, effort: Effort) -> anyhow::Result<Vec<Row>> {
-    let program = find::home().join("bin/millrace-bench-connectors");
-    ensure!(program.is_file(), "{} is missing; build it with `make build`", program.display());
+    let program = find::program("millrace-bench-connectors")?;
     let mut command = Command::new(&program);
     command.arg(connector).args(effort.quick.then_some("--quick")).kill_on_drop(true);
     let child = command

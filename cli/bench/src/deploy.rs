@@ -9,9 +9,9 @@ use millrace_compose::{StageSpec, StepSpec, compose};
 use millrace_pipeline::{Document, Plan, Stage};
 use millrace_platform::find;
 use millrace_wadm::manifest::provider_names;
-use millrace_wadm::{Applications, Artifact, Manifest};
+use millrace_wadm::{Applications, Artifact, Deployment, provider_manifest};
 
-use crate::lab::{LATTICE, Lab};
+use crate::lab::{LATTICE, Lab, reference};
 
 /// From deploying until all of it runs.
 pub(crate) const RUNNING: Duration = Duration::from_secs(45);
@@ -43,28 +43,25 @@ pub fn plan(definition: &str, binding: &str) -> anyhow::Result<Plan> {
 ///
 /// When a component cannot be read or composed, or something does not run in time.
 pub async fn deploy(lab: &Lab, plan: &Plan) -> anyhow::Result<()> {
-    let manifest = build(lab, plan)?;
+    let deployment = build(lab, plan)?;
     let applications = Applications::new(lab.connect().await?, LATTICE);
-    applications.deploy(&manifest).await?;
+    applications.deploy(&deployment).await?;
     applications.wait_running(&plan.pipeline, RUNNING, |_| {}).await?;
     Ok(())
 }
 
-/// Composes the stages and writes the manifest.
-pub(crate) fn build(lab: &Lab, plan: &Plan) -> anyhow::Result<Manifest> {
+/// Composes the stages and writes the manifests.
+pub(crate) fn build(lab: &Lab, plan: &Plan) -> anyhow::Result<Deployment> {
     let artifacts = plan
         .stages
         .iter()
         .map(|stage| Ok((stage.name.clone(), artifact(lab, plan, stage)?)))
         .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-    let providers = provider_names(plan)
-        .into_iter()
-        .map(|name| {
-            let archive = lab.provider(name, &format!("{}-{name}", plan.pipeline))?;
-            Ok((name.to_owned(), archive))
-        })
-        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-    Ok(millrace_wadm::manifest(plan, &artifacts, &providers)?)
+    let pipeline = millrace_wadm::manifest(plan, &artifacts)?;
+    let provider = |name| Ok(provider_manifest(name, &reference(&find::provider(name)?)));
+    let providers =
+        provider_names(plan).into_iter().map(provider).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Deployment { providers, pipeline })
 }
 
 fn artifact(lab: &Lab, plan: &Plan, stage: &Stage) -> anyhow::Result<Artifact> {

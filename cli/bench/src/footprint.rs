@@ -84,7 +84,8 @@ async fn pipeline(lab: &Lab) -> anyhow::Result<Vec<Row>> {
     let children = children(lab.host_id()?)?;
     for provider in ["conduit", "mqtt"] {
         // The host unpacks an archive to an executable named after the archive's path.
-        let found = children.iter().find(|(name, _)| name.contains(&format!("{provider}_par")));
+        let found =
+            children.iter().find(|(name, _)| name.contains(&format!("_providers_{provider}_")));
         let (_, id) = found.with_context(|| format!("no {provider} among {children:?}"))?;
         rows.push(Row::new("footprint", format!("provider {provider}"), resident_mib(*id)?, "MiB"));
     }

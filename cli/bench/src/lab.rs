@@ -155,6 +155,7 @@ impl Lab {
     }
 }
 
-fn reference(file: &Path) -> String {
+/// A file as a host takes it.
+pub(crate) fn reference(file: &Path) -> String {
     format!("file://{}", file.display())
 }

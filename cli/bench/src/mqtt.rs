@@ -70,10 +70,10 @@ impl Pipeline {
         tasks.spawn(keep(events, None));
 
         let start = Instant::now();
-        let manifest = deploy::build(lab, &plan(port)?)?;
+        let deployment = deploy::build(lab, &plan(port)?)?;
         let build = start.elapsed();
         let applications = Applications::new(lab.connect().await?, LATTICE);
-        applications.deploy(&manifest).await?;
+        applications.deploy(&deployment).await?;
         // Sent before the source listens they are lost, so they are sent until one arrives.
         let first = async {
             loop {

@@ -52,19 +52,24 @@ fn on_path(name: &str) -> impl Iterator<Item = PathBuf> {
         .into_iter()
 }
 
-/// The host's executable.
+/// An executable of the installation.
 ///
 /// # Errors
 ///
 /// When it is neither in the installation nor beside this executable.
-pub fn host() -> Result<PathBuf, PlatformError> {
+pub fn program(name: &str) -> Result<PathBuf, PlatformError> {
     let exe = std::env::current_exe().unwrap_or_default();
-    let beside = exe.parent().unwrap_or(Path::new("")).join("millrace-host");
-    first(
-        "millrace-host",
-        vec![home().join("bin/millrace-host"), beside],
-        "Build it with `make build`",
-    )
+    let beside = exe.parent().unwrap_or(Path::new("")).join(name);
+    first(name, vec![home().join("bin").join(name), beside], "Build it with `make build`")
+}
+
+/// The host's executable.
+///
+/// # Errors
+///
+/// As [`program`].
+pub fn host() -> Result<PathBuf, PlatformError> {
+    program("millrace-host")
 }
 
 /// The archive of a provider, as an absolute path: wasmCloud takes no other.

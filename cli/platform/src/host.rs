@@ -40,13 +40,15 @@ const STOP: Duration = Duration::from_secs(25);
 /// Providers notice within a quarter of a second that their host is gone, and drain for half a second.
 const PROVIDERS_END: Duration = Duration::from_secs(5);
 
-/// Processes whose executable is below the folder.
-fn running_from(folder: &Path) -> Vec<Pid> {
+/// Processes whose executable is below the folder, and has a name that is meant.
+fn running_from(folder: &Path, is_meant: impl Fn(&str) -> bool) -> Vec<Pid> {
+    let is_it = |exe: PathBuf| {
+        let name = exe.file_name().unwrap_or_default().to_string_lossy();
+        exe.starts_with(folder) && is_meant(&name)
+    };
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
-        .filter(|entry| {
-            std::fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe.starts_with(folder))
-        })
+        .filter(|entry| std::fs::read_link(entry.path().join("exe")).is_ok_and(&is_it))
         .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
         .filter_map(Pid::from_raw)
         .collect()
@@ -92,6 +94,14 @@ impl Host {
         self.process.id()
     }
 
+    /// The processes of a provider that it runs, by the provider's name: an archive is unpacked to an executable that is
+    /// named after it.
+    #[must_use]
+    pub fn providers(&self, name: &str) -> Vec<Pid> {
+        let mark = format!("_{name}_");
+        running_from(&self.unpacked, |executable| executable.contains(&mark))
+    }
+
     /// Kills the host as a crash would (`kill -9`). Its providers notice by themselves.
     pub async fn kill(mut self) {
         self.process.kill().await;
@@ -107,10 +117,11 @@ impl Host {
         self.process.stop(STOP).await;
         // The host does not wait for its providers to end.
         let start = Instant::now();
-        while !running_from(&self.unpacked).is_empty() && start.elapsed() < PROVIDERS_END {
+        let running = || running_from(&self.unpacked, |_| true);
+        while !running().is_empty() && start.elapsed() < PROVIDERS_END {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        for pid in running_from(&self.unpacked) {
+        for pid in running() {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }

@@ -12,9 +12,11 @@ pub mod find;
 mod host;
 mod nats;
 mod process;
+mod time;
 
 pub use host::{Host, HostOptions};
 pub use nats::{NatsOptions, NatsServer, Sync};
+pub use time::parse_time;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -36,7 +36,7 @@ Examples:
 It ends everything it started and leaves nothing behind.")]
 pub(crate) struct Args {
     /// End after this time, as 20s or 5m.
-    #[arg(long = "for", value_name = "TIME", value_parser = crate::ui::parse_time)]
+    #[arg(long = "for", value_name = "TIME", value_parser = millrace_platform::parse_time)]
     time: Option<Duration>,
     /// Replay a two-column `timestamp,value` file instead of simulating a machine.
     #[arg(long, value_name = "FILE")]
@@ -175,8 +175,8 @@ async fn show(
     let pump = Pump::start(LEVELS).await?;
     let applications = Applications::new(nats.clone(), LATTICE);
     for plan in [alerts_plan(ui, port, limit)?, pump_plan(ui, pump.port)?] {
-        let manifest = build::manifest(&plan, &folder.join("artifacts"))?;
-        applications.deploy(&manifest).await?;
+        let deployment = build::deployment(&plan, &folder.join("artifacts"))?;
+        applications.deploy(&deployment).await?;
     }
     for pipeline in [PIPELINE, PUMP_PIPELINE] {
         applications.wait_running(pipeline, Duration::from_secs(60), |_| {}).await?;

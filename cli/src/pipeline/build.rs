@@ -1,6 +1,5 @@
 //! From a plan to files a host can load, and the manifest that names them.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use millrace_compose::{StageSpec, StepSpec, compose};
 use millrace_pipeline::{Plan, PlannedStep, Stage};
 use millrace_platform::find;
 use millrace_wadm::manifest::provider_names;
-use millrace_wadm::{Artifact, Manifest};
+use millrace_wadm::{Artifact, Deployment, Manifest};
 use serde::Serialize;
 
 use super::{Definition, Output};
@@ -83,36 +82,22 @@ fn step(step: &PlannedStep) -> anyhow::Result<StepSpec> {
     })
 }
 
-/// Builds the stages, puts the providers' archives beside them and writes the manifest that names them all.
-pub(crate) fn manifest(plan: &Plan, folder: &Path) -> anyhow::Result<Manifest> {
+/// Builds the stages and writes the manifests of the pipeline and of the providers that it uses.
+pub(crate) fn deployment(plan: &Plan, folder: &Path) -> anyhow::Result<Deployment> {
     let built = stages(plan, folder)?;
     let artifacts = built.into_iter().map(|b| {
         let image = image(&b.file);
         (b.stage, Artifact { image, digest: b.digest })
     });
-    let providers = provider_names(plan)
-        .into_iter()
-        .map(|name| Ok((name.to_owned(), image(&own_archive(name, folder)?))))
-        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-    Ok(millrace_wadm::manifest(plan, &artifacts.collect(), &providers)?)
+    let pipeline = millrace_wadm::manifest(plan, &artifacts.collect())?;
+    let providers =
+        provider_names(plan).into_iter().map(provider).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Deployment { providers, pipeline })
 }
 
-/// The archive of a provider under a path of this pipeline's own: a host unpacks an archive to a place named after its
-/// path, and two instances of one path would write over each other's running executable.
-fn own_archive(name: &str, folder: &Path) -> anyhow::Result<PathBuf> {
-    let installed = find::provider(name)?;
-    let found = std::fs::metadata(&installed)
-        .with_context(|| format!("could not read {}", installed.display()))?;
-    let modified = found.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let own = folder.join(format!("{name}-{}-{}.par.gz", found.len(), modified.as_millis()));
-    if !own.is_file() {
-        // A link where the file system can, which costs nothing.
-        if std::fs::hard_link(&installed, &own).is_err() {
-            std::fs::copy(&installed, &own)
-                .with_context(|| format!("could not write {}", own.display()))?;
-        }
-    }
-    Ok(own)
+/// The manifest of a provider of the installation.
+pub(crate) fn provider(name: &str) -> anyhow::Result<Manifest> {
+    Ok(millrace_wadm::provider_manifest(name, &image(&find::provider(name)?)))
 }
 
 fn image(file: &Path) -> String {

@@ -1,7 +1,7 @@
 //! `millrace pipeline`: from a definition to a running pipeline and back.
 
 pub(crate) mod build;
-mod show;
+pub(crate) mod show;
 mod tap;
 
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use millrace_pipeline::{Loaded, Options as LoadOptions, Plan};
-use millrace_wadm::Applications;
+use millrace_wadm::{Applications, Deployment};
 
 use crate::DefinitionErrors;
-use crate::lattice;
 use crate::ui::Ui;
+use crate::{lattice, provider};
 
 /// The definition a command works on.
 #[derive(Debug, Clone, clap::Args)]
@@ -81,7 +81,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         lattice: lattice::Options,
         /// Give up waiting after this time; the deployment goes on.
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = crate::ui::parse_time)]
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = millrace_platform::parse_time)]
         timeout: Duration,
         /// Deploy and do not wait.
         #[arg(long)]
@@ -131,7 +131,7 @@ pub(crate) enum Command {
         #[arg(long)]
         purge: bool,
         /// Give up waiting after this time.
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = crate::ui::parse_time)]
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = millrace_platform::parse_time)]
         timeout: Duration,
     },
 }
@@ -164,7 +164,14 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
         }
         Command::Manifest { definition, output } => {
             let plan = plan(ui, &definition)?;
-            let manifest = build::manifest(&plan, &build::folder(&definition, &plan, &output)?)?;
+            let folder = build::folder(&definition, &plan, &output)?;
+            let Deployment { providers, pipeline: manifest } = build::deployment(&plan, &folder)?;
+            let needs: Vec<&str> = providers.iter().map(|p| p.metadata.name.as_str()).collect();
+            ui.step(format!(
+                "it uses the shared applications {}: `millrace provider deploy`, or `millrace provider manifest` and wash, \
+                 puts them on a lattice",
+                needs.join(", ")
+            ));
             // JSON is YAML, so wash takes either; people read the one, programs the other.
             if ui.json {
                 ui.json(&manifest)
@@ -232,9 +239,12 @@ async fn deploy(
     let plan = plan(ui, definition)?;
     let nats = lattice.connect().await?;
     ui.step(format!("composing {} stages", plan.stages.len()));
-    let manifest = build::manifest(&plan, &build::folder(definition, &plan, output)?)?;
+    let deployment = build::deployment(&plan, &build::folder(definition, &plan, output)?)?;
     let applications = Applications::new(nats, &lattice.lattice);
-    let deployed = applications.deploy(&manifest).await?;
+    for provider in &deployment.providers {
+        provider::deploy(ui, &applications, provider).await?;
+    }
+    let deployed = applications.deploy_application(&deployment.pipeline).await?;
     if deployed.unchanged {
         ui.step(format!("version {} is deployed already", deployed.version));
     } else {

@@ -19,7 +19,7 @@ pub(crate) struct Show {
     #[arg(long, value_name = "N")]
     pub(crate) count: Option<u64>,
     /// End after this time, as 20s or 5m.
-    #[arg(long = "for", value_name = "TIME", value_parser = crate::ui::parse_time)]
+    #[arg(long = "for", value_name = "TIME", value_parser = millrace_platform::parse_time)]
     pub(crate) time: Option<Duration>,
     /// Show payloads as hexadecimal numbers.
     #[arg(long)]

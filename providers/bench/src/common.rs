@@ -139,7 +139,7 @@ pub(crate) fn settings<S: Settings>(pairs: &[(&str, &str)]) -> anyhow::Result<S>
     Ok(from_flat(&flat, &[])?)
 }
 
-/// Runs a source over a stage that counts, until so many messages are there; how many came.
+/// Runs a source over a stage that counts, until so many messages are there.
 pub(crate) async fn run_source(source: Box<dyn Source>, messages: u64) -> anyhow::Result<()> {
     let (count, link) = (Arc::new(Count::default()), link(Direction::Source));
     let policy = (&DeliverySettings::default()).into();

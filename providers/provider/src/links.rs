@@ -82,18 +82,46 @@ impl<C: Connector> Links<C> {
         if active.contains_key(&key) {
             return;
         }
-        let predecessor = self.leaving.lock().get(&key).map(|(_, ended)| ended.clone());
         let started = match LinkNames::from_flat(&config) {
-            Ok(names) => self.start(&key, names, config, predecessor),
+            Ok(names) => {
+                let predecessors = self.predecessors(&key, &names, &active);
+                self.start(&key, names, config, predecessors)
+            }
             Err(error) => failed(&key, &config, &error),
         };
         active.insert(key, started);
     }
 
+    /// Links that this one takes over from: of the same source, edge or sink and
+    /// the same stage, whether they are being drained or still to be deleted.
+    /// Two of one name would fight for one client identifier, and put messages
+    /// out of order.
+    fn predecessors(
+        &self,
+        key: &Key,
+        names: &LinkNames,
+        active: &HashMap<Key, Active>,
+    ) -> Vec<CancellationToken> {
+        let leaving = self.leaving.lock();
+        let leaving = leaving.iter().map(|(key, (link, ended))| (key, link, ended));
+        let active = active.iter().map(|(key, active)| (key, &active.link, &active.ended));
+        leaving
+            .chain(active)
+            .filter(|(k, link, _)| k.direction == key.direction && link.names == *names)
+            .map(|(_, _, ended)| ended.clone())
+            .collect()
+    }
+
     /// Drains a link in the background.
     pub(crate) fn delete(self: &Arc<Self>, key: &Key) {
-        let Some(active) = self.active.lock().remove(key) else { return };
-        self.leaving.lock().insert(key.clone(), (Arc::clone(&active.link), active.ended.clone()));
+        let active = {
+            // Always in one of the two, for a successor that is put meanwhile.
+            let mut all = self.active.lock();
+            let Some(active) = all.remove(key) else { return };
+            let left = (Arc::clone(&active.link), active.ended.clone());
+            self.leaving.lock().insert(key.clone(), left);
+            active
+        };
         let (links, key) = (Arc::clone(self), key.clone());
         tokio::spawn(async move {
             finish(active, DRAIN).await;
@@ -164,7 +192,7 @@ impl<C: Connector> Links<C> {
         key: &Key,
         names: LinkNames,
         config: Config,
-        predecessor: Option<CancellationToken>,
+        predecessors: Vec<CancellationToken>,
     ) -> Active {
         let dead: Arc<dyn DeadLetters> =
             Arc::new(JetStreamDead::new(&self.platform.nats, &self.platform.lattice, &names));
@@ -175,7 +203,7 @@ impl<C: Connector> Links<C> {
             connector: Arc::clone(&self.connector),
             link: Arc::clone(&link),
             config,
-            predecessor,
+            predecessors,
         };
         let guard = ended.clone().drop_guard();
         let (task, sink) = match key.direction {
@@ -207,12 +235,14 @@ struct Opening<C> {
     connector: Arc<C>,
     link: Arc<Link>,
     config: Config,
-    predecessor: Option<CancellationToken>,
+    predecessors: Vec<CancellationToken>,
 }
 
 impl<C: Connector> Opening<C> {
     async fn run_source(self, component: &str, dead: Arc<dyn DeadLetters>) {
-        self.wait_for_predecessor().await;
+        if !self.predecessors_have_ended().await {
+            return;
+        }
         let Sourced { source, delivery } = match self.connector.source(&self.link, &self.config) {
             Ok(sourced) => sourced,
             Err(error) => return self.link.failed(error),
@@ -225,7 +255,9 @@ impl<C: Connector> Opening<C> {
     }
 
     async fn run_sink(self, slot: &Mutex<Option<Arc<dyn Sink>>>, dead: &Arc<dyn DeadLetters>) {
-        self.wait_for_predecessor().await;
+        if !self.predecessors_have_ended().await {
+            return;
+        }
         let sink = match self.connector.sink(&self.link, &self.config, dead) {
             Ok(sink) => sink,
             Err(error) => return self.link.failed(error),
@@ -235,10 +267,15 @@ impl<C: Connector> Opening<C> {
         sink.close().await;
     }
 
-    async fn wait_for_predecessor(&self) {
-        if let Some(ended) = &self.predecessor {
-            ended.cancelled().await;
+    /// Waits for that; false when the link is drained meanwhile.
+    async fn predecessors_have_ended(&self) -> bool {
+        for ended in &self.predecessors {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = self.link.drain.cancelled() => return false,
+            }
         }
+        true
     }
 
     /// A client for the stage, or nothing when the link is drained meanwhile.

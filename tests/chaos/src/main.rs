@@ -56,7 +56,7 @@ Exits with 1 when a message was lost or damaged, or one overtook another of its 
 )]
 struct Args {
     /// How long faults are made, as 90s or 30m.
-    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = parse_time)]
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = millrace_platform::parse_time)]
     time: Duration,
     /// Which faults come when [default: chosen anew, and printed].
     #[arg(long, value_name = "N")]
@@ -70,22 +70,6 @@ struct Args {
     /// The report as JSON.
     #[arg(long)]
     json: bool,
-}
-
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 =
-        number.parse().map_err(|_| format!("`{text}` is not a time; write it as 90s or 30m"))?;
-    let seconds = match unit {
-        "s" | "" => Some(number),
-        "m" => number.checked_mul(60),
-        "h" => number.checked_mul(3_600),
-        _ => None,
-    };
-    seconds
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("`{text}` is not a time; write it as 90s or 30m"))
 }
 
 fn main() -> anyhow::Result<ExitCode> {

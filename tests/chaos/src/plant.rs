@@ -1,6 +1,5 @@
 //! The servers and the pipeline, and what is done to them.
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -56,7 +55,7 @@ sinks:
   out: { from: behave }
 binding:
   sources:
-    in: { kafka: { brokers: "{brokers}", topics: in }, delivery: { in-flight: 1 } }
+    in: { kafka: { brokers: "{brokers}", topics: in }, delivery: { in-flight: 1, linger: 100ms } }
   sinks:
     out: { kafka: { brokers: "{brokers}", topic: out } }
   components:
@@ -147,7 +146,7 @@ impl Plant {
     }
 
     async fn millrace(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let program = find::home().join("bin/millrace");
+        let program = find::program("millrace")?;
         let output = Command::new(&program)
             .arg("pipeline")
             .args(arguments)
@@ -214,9 +213,10 @@ impl Plant {
     /// Kills a provider as a crash would. Its host starts it again.
     async fn kill_provider(&self, name: &str) -> anyhow::Result<()> {
         let start = tokio::time::Instant::now();
+        let host = self.host.as_ref().context("no host runs")?;
         // After a fault before this one it may be about to start.
         loop {
-            match self.providers(name).as_slice() {
+            match host.providers(name).as_slice() {
                 [] if start.elapsed() < PROVIDER => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -229,22 +229,6 @@ impl Plant {
                 }
             }
         }
-    }
-
-    /// The processes of a provider: the host unpacks an archive to an executable named after it.
-    fn providers(&self, name: &str) -> Vec<Pid> {
-        let unpacked = self.folder.path().join("host/tmp");
-        let mark = format!("_{name}_");
-        let is_it = |exe: PathBuf| {
-            exe.starts_with(&unpacked)
-                && exe.file_name().is_some_and(|file| file.to_string_lossy().contains(&mark))
-        };
-        let running = std::fs::read_dir(Path::new("/proc")).into_iter().flatten().flatten();
-        running
-            .filter(|entry| std::fs::read_link(entry.path().join("exe")).is_ok_and(is_it))
-            .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
-            .filter_map(Pid::from_raw)
-            .collect()
     }
 
     /// The numbers of the messages among the dead letters.
