@@ -143,7 +143,8 @@ async fn a_provider_that_misses_a_link_takes_it_up_from_the_lattice() {
     let control =
         wasmcloud_control_interface::ClientBuilder::new(nats.clone()).lattice(LATTICE).build();
     let links = control.get_links().await.unwrap().into_data().unwrap();
-    let ours: Vec<_> = links.iter().filter(|link| link.name() == "machine").collect();
+    let ours: Vec<_> =
+        links.iter().filter(|link| link.source_id() == "millrace_mqtt-provider").collect();
     assert_eq!(ours.len(), 1, "{links:?}");
 
     // As if its host had never told the provider of the link: the host believes that it has.

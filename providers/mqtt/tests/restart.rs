@@ -85,7 +85,14 @@ async fn count_in_is_count_out_when_the_broker_is_killed_with_messages_in_flight
         // on top of what the broker had of it.
         let unacknowledged = if version == "5" { 60 } else { 200 };
         assert!(twice.len() <= unacknowledged + 100, "{name}: {twice:?}");
-        assert!(counts.values().all(|count| *count <= 2), "{name}: {counts:?}");
+        // Once more for each time that the connection was lost: a broker that
+        // has just been started may close one again.
+        let reconnects = usize::try_from(source.link.telemetry.snapshot().reconnects).unwrap();
+        let written_again = |number: u64| usize::from(number >= 300);
+        for (number, count) in &counts {
+            let most = 1 + reconnects + written_again(*number);
+            assert!(*count <= most, "{name}, {reconnects} reconnects: {number} in {counts:?}");
+        }
         // What was acknowledged and saved before does not come again.
         assert!(twice.iter().all(|number| *number >= 100), "{name}: {twice:?}");
         assert!(source.link.telemetry.snapshot().reconnects >= 1, "{name}");
