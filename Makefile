@@ -24,6 +24,7 @@ guests: ## Build the wasm: harness and example steps
 
 .PHONY: build
 build: setup guests ## Build everything into build/dist
+	@scripts/own-target $(CARGO_TARGET_DIR)
 	@echo "building (the first time takes half an hour on two cores)"
 	$(CARGO) build --locked --workspace --bins
 	@mkdir -p $(MILLRACE_HOME)/bin $(MILLRACE_HOME)/providers
