@@ -170,7 +170,22 @@ impl MqttSink {
         body: &Bytes,
         message: &Message<'_>,
     ) -> Result<Outgoing, String> {
-        let key = message.key.and_then(|key| std::str::from_utf8(key).ok());
+        let key = message
+            .key
+            .and_then(|key| std::str::from_utf8(key).ok())
+            .filter(|key| forbidden(key).is_none());
+        let texts = message.headers().flat_map(|(name, value)| [(name, name), (name, value)]);
+        let content_type = message.content_type.map(|content_type| ("content type", content_type));
+        if self.settings.version == Version::V5
+            && let Some((what, text)) =
+                texts.chain(content_type).find(|(_, text)| forbidden(text).is_some())
+        {
+            let found = forbidden(text).unwrap_or_default().escape_unicode();
+            return Err(format!(
+                "MQTT allows no {found} in text, which is in {}",
+                what.escape_debug()
+            ));
+        }
         let topic = self
             .settings
             .topic
@@ -245,4 +260,12 @@ impl Drop for MqttSink {
             connection.abort();
         }
     }
+}
+
+/// The first character that a text of MQTT must not have, or should not, which a broker may take for a malformed packet
+/// (MQTT 5.0, section 1.5.4). Mosquitto closes the connection, and would do so for ever.
+fn forbidden(text: &str) -> Option<char> {
+    let non_character =
+        |c: char| matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xfffe == 0xfffe;
+    text.chars().find(|c| c.is_control() || non_character(*c))
 }

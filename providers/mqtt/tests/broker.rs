@@ -458,6 +458,35 @@ async fn a_message_without_a_topic_is_dead_lettered_and_the_rest_is_written() {
     assert_eq!(link.telemetry.snapshot().dead_letters, 2);
 }
 
+/// Mosquitto would close the connection at each of them, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_mqtt_does_not_allow_is_dead_lettered_and_a_key_of_it_left_out() {
+    let broker = Mosquitto::start().unwrap();
+    let near = Near::open();
+    let (_, _task) = source(&broker, &near, &[("qos", "1")]).await;
+    let (sink, link) = sink(&broker, &near, &[("topic", "plant/1"), ("qos", "1")]).await;
+    let mut writer = BatchWriter::new([("id", "b")]).unwrap();
+    for (key, header, payload) in [
+        (b"\0\x01".as_slice(), "C", b"1"),
+        (b"k", "two\nlines", b"2"),
+        (b"k", "\u{ffff}", b"3"),
+        (b"k", "C", b"4"),
+    ] {
+        let fields =
+            Fields { timestamp: 1, topic: "t", key: Some(key), payload, ..Fields::default() };
+        writer.push(&fields, [("unit", header)]).unwrap();
+    }
+    sink.write(writer.finish().into()).await.unwrap();
+    near.until(2, Duration::from_secs(5)).await;
+    let seen: Vec<_> =
+        near.seen.lock().iter().map(|m| (m.key.clone(), m.payload.clone())).collect();
+    assert_eq!(seen, [(None, b"1".to_vec()), (Some(b"k".to_vec()), b"4".to_vec())]);
+    let dead = near.dead.lock().clone();
+    assert_eq!(dead.len(), 2);
+    assert!(dead[0]["millrace-dead-text"].contains("\\u{a} in text, which is in unit"), "{dead:?}");
+    assert_eq!(link.telemetry.snapshot().reconnects, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn retained_messages_are_kept_and_the_key_is_a_user_property() {
     let broker = Mosquitto::start().unwrap();
