@@ -2,6 +2,7 @@
 
 mod chaos;
 mod completion;
+mod dead;
 mod demo;
 mod doctor;
 mod lattice;
@@ -38,7 +39,8 @@ Examples:
   millrace pipeline deploy pipeline.yaml     build, deploy, and wait until it runs
   millrace doctor                            what is missing on this machine
 
-Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the definition has errors.";
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the definition has errors; 4 dead letters stay;
+5 a new version was rolled back.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -52,6 +54,9 @@ enum Command {
     /// The providers that pipelines of a lattice share, and their archives.
     #[command(subcommand)]
     Provider(provider::Command),
+    /// Dead letters: look at them, replay them into a mended step, delete them.
+    #[command(subcommand)]
+    Dead(dead::Command),
     /// Measure speed and size on this machine.
     Bench(millrace_bench::Args),
     /// Faults under load, and the proof that nothing is lost.
@@ -73,8 +78,20 @@ enum Command {
 #[error("the definition has errors")]
 struct DefinitionErrors;
 
+/// A new version was rolled back.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct RolledBack(String);
+
+/// A stage did not take all that was replayed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} batches were not taken")]
+struct NotTaken(u64);
+
 const FAILED: u8 = 1;
 const DEFINITION: u8 = 3;
+const NOT_TAKEN: u8 = 4;
+const ROLLED_BACK: u8 = 5;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -93,7 +110,11 @@ fn main() -> ExitCode {
         Err(e) if e.is::<DefinitionErrors>() => ExitCode::from(DEFINITION),
         Err(e) => {
             ui.error(format!("{e:#}"));
-            ExitCode::from(FAILED)
+            ExitCode::from(match () {
+                () if e.is::<RolledBack>() => ROLLED_BACK,
+                () if e.is::<NotTaken>() => NOT_TAKEN,
+                () => FAILED,
+            })
         }
     }
 }
@@ -106,6 +127,7 @@ fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(args) => runtime.block_on(up::run(ui, args)).map(done),
         Command::Pipeline(command) => runtime.block_on(pipeline::run(ui, command)).map(done),
         Command::Provider(command) => runtime.block_on(provider::run(ui, command)).map(done),
+        Command::Dead(command) => runtime.block_on(dead::run(ui, command)),
         Command::Bench(args) => millrace_bench::run(&args, ui.json).map(done),
         Command::Chaos(args) => runtime.block_on(chaos::run(ui, args)),
         Command::Doctor => runtime.block_on(doctor::run(ui)),
@@ -113,5 +135,17 @@ fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
             completion::print(shell);
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
     }
 }

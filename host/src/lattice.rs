@@ -1,6 +1,7 @@
 //! Starts the host and wadm, waits for the signal to end, and ends them in order.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,9 +9,10 @@ use millrace_kit::orphan::Parent;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use wadm::config::WadmConfig;
 use wasmcloud_host::{WasmbusHost, WasmbusHostConfig};
 
-use crate::{Args, identity, nats};
+use crate::{Args, identity, nats, rollouts};
 
 /// Threads of the host beyond one a core: each may be held by a spinning component until its time is up.
 const SPARE_THREADS: usize = 6;
@@ -25,34 +27,54 @@ const WADM_RESTART: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     // Noted first: a parent that went before would not be noticed.
     let parent = args.follow_parent.then(Parent::now);
-    args.limits.check_enforced()?;
-    let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let components = runtime("host", cores.saturating_add(SPARE_THREADS))?;
+    if !args.no_host {
+        args.limits.check_enforced()?;
+    }
     let control = runtime("wadm", 2)?;
     control.block_on(nats::check(&args.nats_url))?;
 
     // wadm first: it learns of a host when the host starts, or else only at its next heartbeat.
     let wadm = match args.no_wadm {
         true => None,
-        false => Some(control.block_on(start_wadm(&args.nats_url))?),
+        false => Some(control.block_on(start_wadm(wadm_config(args)))?),
     };
-    let (_host, shutdown) = components
-        .block_on(WasmbusHost::new(host_config(args)?))
-        .context("the wasmCloud host did not start")?;
-    tracing::info!(lattice = %args.lattice, nats = %args.nats_url, "host is up");
+    let host = if args.no_host { None } else { Some(start_host(args)?) };
 
-    let wadm = wadm.map(|running| control.spawn(keep_wadm(args.nats_url.clone(), running)));
+    let wadm = wadm.map(|running| {
+        let watch = rollouts::watch(args.nats_url.clone(), args.lattice.clone());
+        [control.spawn(keep_wadm(wadm_config(args), running)), control.spawn(watch)]
+    });
     control.block_on(until_told(parent))?;
 
     tracing::info!("ending");
-    if let Some(wadm) = wadm {
-        wadm.abort();
+    for task in wadm.iter().flatten() {
+        task.abort();
     }
-    components.block_on(shutdown).context("the wasmCloud host did not end cleanly")?;
-    // Its threads may be held by a component that spins: they are not waited for.
-    components.shutdown_background();
+    if let Some((components, shutdown)) = host {
+        components.block_on(shutdown).context("the wasmCloud host did not end cleanly")?;
+        // Its threads may be held by a component that spins: they are not waited for.
+        components.shutdown_background();
+    }
     control.shutdown_background();
     Ok(())
+}
+
+/// A running host: its threads, and what ends it in order.
+type Running = (Runtime, Pin<Box<dyn Future<Output = anyhow::Result<()>>>>);
+
+fn start_host(args: &Args) -> anyhow::Result<Running> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let components = runtime("host", cores.saturating_add(SPARE_THREADS))?;
+    let (host, shutdown) = components
+        .block_on(WasmbusHost::new(host_config(args)?))
+        .context("the wasmCloud host did not start")?;
+    tracing::info!(lattice = %args.lattice, nats = %args.nats_url, "host is up");
+    let end = async move {
+        let ended = shutdown.await;
+        drop(host);
+        ended
+    };
+    Ok((components, Box::pin(end)))
 }
 
 fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
@@ -90,22 +112,28 @@ fn host_config(args: &Args) -> anyhow::Result<WasmbusHostConfig> {
 
 type Wadm = JoinSet<anyhow::Result<()>>;
 
-async fn start_wadm(nats_url: &str) -> anyhow::Result<Wadm> {
-    let nats_server = nats_url.trim_start_matches("nats://").to_owned();
-    let config = wadm::config::WadmConfig { nats_server, ..Default::default() };
+fn wadm_config(args: &Args) -> WadmConfig {
+    WadmConfig {
+        nats_server: args.nats_url.trim_start_matches("nats://").to_owned(),
+        cleanup_interval: args.host_gone_after,
+        ..WadmConfig::default()
+    }
+}
+
+async fn start_wadm(config: WadmConfig) -> anyhow::Result<Wadm> {
     let running = wadm::start_wadm(config).await.context("wadm did not start")?;
     tracing::info!("wadm is up");
     Ok(running)
 }
 
 /// Starts wadm again whenever it ends: it gives up when JetStream is away for long.
-async fn keep_wadm(nats_url: String, mut running: Wadm) {
+async fn keep_wadm(config: WadmConfig, mut running: Wadm) {
     loop {
         let ended = running.join_next().await;
         tracing::warn!(?ended, "wadm ended; starting it again");
         running = loop {
             tokio::time::sleep(WADM_RESTART).await;
-            match start_wadm(&nats_url).await {
+            match start_wadm(config.clone()).await {
                 Ok(running) => break running,
                 Err(e) => tracing::warn!("{e:#}; trying again"),
             }

@@ -5,12 +5,14 @@
 //! - [`limits`]: limits that hold, and a refusal to start where the memory limit would not be enforced;
 //! - [`nats`]: a check of the server first, with an error that says what to do;
 //! - [`lattice`]: the host on a runtime of its own with spare threads (a spinning component holds one until its time
-//!   is up), wadm on another, so that the one cannot starve the other; wadm is started again when it ends.
+//!   is up), wadm on another, so that the one cannot starve the other; wadm is started again when it ends;
+//! - [`rollouts`]: new versions are judged, and rolled back, by a process that stays.
 
 mod identity;
 mod lattice;
 mod limits;
 mod nats;
+mod rollouts;
 
 use std::io::IsTerminal as _;
 use std::os::unix::process::CommandExt as _;
@@ -37,8 +39,15 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     identity: Option<PathBuf>,
     /// Run no wadm here (another host of the lattice does).
-    #[arg(long)]
+    #[arg(long, conflicts_with = "no_host")]
     no_wadm: bool,
+    /// Run wadm alone here, and no host: what ends the one then leaves the other.
+    #[arg(long)]
+    no_host: bool,
+    /// wadm takes a host for gone after this time without a heartbeat, in seconds, or up to half of it later, and starts
+    /// elsewhere what ran there. There is a heartbeat every 5 seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 16, value_parser = clap::value_parser!(u64).range(12..=3600))]
+    host_gone_after: u64,
     /// End when the process that started this one is gone.
     #[arg(long)]
     follow_parent: bool,
@@ -51,6 +60,7 @@ Examples:
   millrace-host                                      # lattice `default` on the local NATS server
   millrace-host --lattice acme --label site=hall-3
   millrace-host --no-wadm                            # a second host of a lattice
+  millrace-host --no-host                            # wadm alone, in a process of its own
   millrace-host --max-memory-mib 64 --max-call-seconds 5
 
 Log lines go to standard error; RUST_LOG chooses them (default: warn,millrace_host=info).";

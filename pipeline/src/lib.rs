@@ -48,7 +48,7 @@ pub use finding::{Finding, Location, Severity};
 pub use lint::lint;
 pub use load::{Document, LoadError, Loaded, Options, load, load_files};
 pub use model::{
-    Binding, Component, Durable, GRANTS, INSTANCES_DEFAULT, Input, Instances, Kind, Memory,
+    Binding, Component, Durable, GRANTS, Hosts, INSTANCES_DEFAULT, Input, Instances, Kind, Memory,
     Pipeline, Sink, SinkBinding, Source, SourceBinding, Step, VERSION,
 };
 pub use plan::{

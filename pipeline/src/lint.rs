@@ -50,6 +50,7 @@ pub(crate) fn issues(pipeline: &Pipeline, checks: &Checks<'_>) -> Vec<Issue> {
     issues.extend(names(pipeline));
     issues.extend(steps(pipeline));
     issues.extend(inputs(pipeline));
+    issues.extend(rollout(pipeline));
     if checks.graph {
         let (unknown, meant) = unknown_inputs(pipeline);
         issues.extend(unknown);
@@ -536,6 +537,11 @@ fn check_delivery(delivery: &BTreeMap<String, String>, path: &Path) -> Vec<Issue
         &path.key("delivery"),
         (registry::DELIVERY.fields)(),
     )
+}
+
+fn rollout(pipeline: &Pipeline) -> Vec<Issue> {
+    let kind = &registry::ROLLOUT;
+    check_settings(kind, &pipeline.rollout, &Path::of(["rollout"]), (kind.fields)())
 }
 
 /// What a settings struct has to say, as issues. `names` are the fields an

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use millrace_settings::{Bytes, Count};
 use schemars::JsonSchema;
@@ -57,6 +58,11 @@ pub struct Pipeline {
     /// Where results go, by name.
     #[schemars(with = "BTreeMap<schema::Name, Sink>")]
     pub sinks: BTreeMap<String, Sink>,
+    /// How a new version is watched when it has taken over, and when the version before
+    /// it is put back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::rollout")]
+    pub rollout: BTreeMap<String, String>,
     /// What each name means in this environment. Without it the pipeline can
     /// be checked and not deployed; it may also be in a file of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -230,6 +236,42 @@ pub struct Binding {
     #[serde(default)]
     #[schemars(with = "BTreeMap<schema::Name, Component>")]
     pub components: BTreeMap<String, Component>,
+    /// The hosts of the lattice that run the stages: one of them, which is the
+    /// default, or every one.
+    #[serde(default, skip_serializing_if = "Hosts::is_one")]
+    #[schemars(schema_with = "schema::hosts")]
+    pub hosts: Hosts,
+}
+
+/// The hosts of a lattice that run the stages of a pipeline.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hosts {
+    /// Each stage runs on one host, and on another when that one is gone.
+    #[default]
+    One,
+    /// Each stage runs on every host, and calls go to any of them.
+    Every,
+}
+
+impl Hosts {
+    /// Whether it is the default.
+    #[must_use]
+    pub const fn is_one(&self) -> bool {
+        matches!(self, Self::One)
+    }
+}
+
+impl FromStr for Hosts {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "one" => Ok(Self::One),
+            "every" => Ok(Self::Every),
+            _ => Err("must be `one` or `every`"),
+        }
+    }
 }
 
 /// A source's connector with its settings, and how batches are delivered.

@@ -12,12 +12,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use millrace_settings::edge::EdgeSettings;
-use millrace_settings::{Delivery, FieldError, from_flat, registry};
+use millrace_settings::{Delivery, FieldError, Rollout, from_flat, registry};
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, Severity};
 use crate::lint;
-use crate::model::{Binding, INSTANCES_DEFAULT, Input, Kind, Pipeline};
+use crate::model::{Binding, Hosts, INSTANCES_DEFAULT, Input, Kind, Pipeline};
 
 /// Longest name of a stage, as of everything that becomes part of a subject.
 const NAME_MAX: usize = 40;
@@ -68,6 +68,12 @@ pub struct Plan {
     pub sources: Vec<PlannedSource>,
     /// The sinks with their settings.
     pub sinks: Vec<PlannedSink>,
+    /// How a new version is watched, and when the one before it is put back.
+    #[serde(skip_serializing_if = "Rollout::is_default", default)]
+    pub rollout: Rollout,
+    /// The hosts that run the stages.
+    #[serde(skip_serializing_if = "Hosts::is_one", default)]
+    pub hosts: Hosts,
 }
 
 /// One deployable component: steps fused in order, or none for a stage that
@@ -224,7 +230,9 @@ pub fn plan(pipeline: &Pipeline, folder: &Path) -> Result<Plan, PlanError> {
         edges: builder.edges()?,
         sources: builder.sources()?,
         sinks: builder.sinks()?,
+        rollout: read("rollout", from_flat(&pipeline.rollout, &[]))?,
         stages: builder.stages,
+        hosts: binding.hosts,
     })
 }
 

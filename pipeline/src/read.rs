@@ -68,6 +68,7 @@ impl Reader {
             "sources",
             "steps",
             "sinks",
+            "rollout",
             "binding",
         ];
         let top = Path::default();
@@ -91,6 +92,7 @@ impl Reader {
             sources: fields.get("sources").map(|e| self.sources(&e.value)).unwrap_or_default(),
             steps: self.named(&fields, "steps", &Path::of(["steps"]), Self::step),
             sinks: self.named(&fields, "sinks", &Path::of(["sinks"]), Self::sink),
+            rollout: self.section(&fields, &top, "rollout", &registry::ROLLOUT),
             binding: fields.get("binding").map(|entry| self.binding(&entry.value)),
         })
     }
@@ -314,7 +316,8 @@ impl Reader {
 
     fn binding(&mut self, node: &Node) -> Binding {
         let path = Path::of(["binding"]);
-        let Some(fields) = self.known_fields(node, &path, &["sources", "sinks", "components"])
+        let Some(fields) =
+            self.known_fields(node, &path, &["sources", "sinks", "components", "hosts"])
         else {
             self.binding_unread = true;
             return Binding::default();
@@ -323,6 +326,7 @@ impl Reader {
             sources: self.named(&fields, "sources", &path.key("sources"), Self::source_binding),
             sinks: self.named(&fields, "sinks", &path.key("sinks"), Self::sink_binding),
             components: self.named(&fields, "components", &path.key("components"), Self::component),
+            hosts: self.value_field(&fields, &path, "hosts").unwrap_or_default(),
         }
     }
 
@@ -397,14 +401,25 @@ impl Reader {
     }
 
     fn delivery(&mut self, fields: &Fields<'_>, path: &Path) -> BTreeMap<String, String> {
-        let Some(entry) = fields.get("delivery") else { return BTreeMap::new() };
-        let path = path.key("delivery");
+        self.section(fields, path, "delivery", &registry::DELIVERY)
+    }
+
+    /// A mapping of settings under a field of its own.
+    fn section(
+        &mut self,
+        fields: &Fields<'_>,
+        path: &Path,
+        field: &str,
+        kind: &registry::Kind,
+    ) -> BTreeMap<String, String> {
+        let Some(entry) = fields.get(field) else { return BTreeMap::new() };
+        let path = path.key(field);
         let Value::Map(entries) = &entry.value.value else {
             self.wrong_type(&entry.value, &path, "a mapping of settings");
             return BTreeMap::new();
         };
         let fields = self.unique(entries, &path);
-        self.settings(fields.entries.iter(), &path, &registry::DELIVERY)
+        self.settings(fields.entries.iter(), &path, kind)
     }
 
     /// Settings, each as its text, or as JSON where it is a list or a mapping;

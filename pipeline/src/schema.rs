@@ -136,9 +136,18 @@ pub(crate) fn grants(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": { "type": "string", "enum": GRANTS } })
 }
 
+pub(crate) fn hosts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["one", "every"] })
+}
+
 pub(crate) fn durable(generator: &mut SchemaGenerator) -> Schema {
     let settings = generator.subschema_for::<Durable>();
     json_schema!({ "anyOf": [{ "type": "boolean" }, settings] })
+}
+
+pub(crate) fn rollout(generator: &mut SchemaGenerator) -> Schema {
+    let settings = (registry::ROLLOUT.schema)(generator);
+    json_schema!({ "allOf": [settings] })
 }
 
 /// Puts the kinds of step into a step's schema, exactly one of which it has.

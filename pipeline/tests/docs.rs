@@ -72,6 +72,7 @@ fn the_tables_of_settings_are_current() {
     let mut tables = vec![
         (reference(), "edge", &registry::EDGE),
         (reference(), "delivery", &registry::DELIVERY),
+        (reference(), "rollout", &registry::ROLLOUT),
     ];
     for connector in registry::CONNECTORS {
         tables.push((page(connector.name), "source", &connector.source));

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use millrace_pipeline::{
-    Binding, Component, Document, Durable, Input, Kind, Options, Output, Pipeline, Plan, Sink,
-    SinkBinding, Source, SourceBinding, StageInput, Step, load, plan,
+    Binding, Component, Document, Durable, Hosts, Input, Kind, Options, Output, Pipeline, Plan,
+    Sink, SinkBinding, Source, SourceBinding, StageInput, Step, load, plan,
 };
 use millrace_settings::Count;
 use proptest::prelude::*;
@@ -123,6 +123,7 @@ fn pipeline(shape: &Shape) -> Pipeline {
         } else {
             BTreeMap::from([("c".to_owned(), Component { file: "c.wasm".to_owned() })])
         },
+        hosts: Hosts::default(),
     };
     Pipeline {
         millrace: "v1alpha1".to_owned(),
@@ -132,6 +133,7 @@ fn pipeline(shape: &Shape) -> Pipeline {
         sources,
         steps,
         sinks,
+        rollout: BTreeMap::new(),
         binding: Some(binding),
     }
 }

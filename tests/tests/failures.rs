@@ -13,7 +13,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::Duration;
 
-use millrace_peers::{NatsOptions, NatsServer};
+use millrace_peers::NatsServer;
 use millrace_platform::find;
 use millrace_tests::{ALERTS, LATTICE, Machine, Plant, hot, millrace, reading};
 use wasmcloud_core::InterfaceLinkDefinition;
@@ -106,7 +106,7 @@ async fn deployed_twice_updated_and_undeployed_under_load() {
     let newer =
         ALERTS.replace("version: 0.1.0", "version: 0.2.0").replace("limit: 85", "limit: 86");
     let newer = plant.define("alerts.yaml", &newer);
-    let deploy = ["pipeline", "deploy", newer.to_str().unwrap()];
+    let deploy = ["pipeline", "deploy", newer.to_str().unwrap(), "--watch", "0s"];
     let (updated, ()) = tokio::join!(plant.millrace(&deploy), machine.readings(1000..2500, 500));
     assert_eq!(updated.code, 0, "{updated:?}\n{}", plant.log());
     assert!(updated.json()["version"].as_str().unwrap().starts_with("0.2.0-"), "{updated:?}");
@@ -244,7 +244,7 @@ fn the_host_says_what_it_misses() {
     assert_eq!(code, 1);
     assert!(said.contains("no NATS server answers") && said.contains("nats-server -js"), "{said}");
 
-    let plain = NatsServer::start_with(&NatsOptions { config: String::new() }).unwrap();
+    let plain = NatsServer::start().unwrap();
     let old = old_server();
     let (code, said) = host(&["--nats-url", &format!("nats://127.0.0.1:{old}")]);
     assert_eq!(code, 1);

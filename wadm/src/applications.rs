@@ -4,17 +4,19 @@ use std::time::{Duration, Instant};
 
 use wadm_client::error::ClientError;
 use wadm_types::Manifest;
-use wadm_types::api::VersionInfo;
+use wadm_types::api::{StatusType, VersionInfo};
 use wasmcloud_control_interface::{Client as Control, ClientBuilder};
 
 use crate::manifest::{provider_application, shared_applications};
+use crate::rollout::{Rollout, RolloutState, Rollouts, count_links};
+use crate::stages::{self, DeployedStage};
 use crate::status::{self, PipelineStatus};
 
 /// Hosts answer an auction within this time, or not at all as far as a command is concerned.
 const AUCTION: Duration = Duration::from_millis(600);
 
 /// A deployment of which nothing runs after this time is asked for again.
-const ASK_AGAIN: Duration = Duration::from_secs(4);
+pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(4);
 
 /// Between two looks while waiting.
 const POLL: Duration = Duration::from_millis(150);
@@ -50,6 +52,16 @@ pub enum WadmError {
         /// The lattice.
         lattice: String,
     },
+    /// No version is deployed.
+    #[error(
+        "no version of pipeline `{name}` is deployed on lattice `{lattice}`; deploy it with `millrace pipeline deploy`"
+    )]
+    NotDeployed {
+        /// The application.
+        name: String,
+        /// The lattice.
+        lattice: String,
+    },
     /// No such provider.
     #[error("provider `{provider}` is not on lattice `{lattice}`")]
     NoProvider {
@@ -65,6 +77,20 @@ pub enum WadmError {
         provider: String,
         /// The pipelines.
         used_by: Vec<String>,
+    },
+    /// The record of roll-outs.
+    #[error(
+        "could not {what} the record of roll-outs ({pipeline}) on lattice `{lattice}`: {cause}"
+    )]
+    Rollouts {
+        /// The attempt.
+        what: &'static str,
+        /// The pipeline.
+        pipeline: String,
+        /// The lattice.
+        lattice: String,
+        /// JetStream's words.
+        cause: String,
     },
     /// The wait was long enough.
     #[error("`{name}` is not {wanted} after {} s: {found}", after.as_secs())]
@@ -118,6 +144,7 @@ pub struct Applications {
     control: Control,
     nats: async_nats::Client,
     lattice: String,
+    rollouts: Rollouts,
 }
 
 impl Applications {
@@ -130,6 +157,7 @@ impl Applications {
                 .lattice(lattice)
                 .auction_timeout(AUCTION)
                 .build(),
+            rollouts: Rollouts::new(nats.clone(), lattice),
             nats,
             lattice: lattice.to_owned(),
         }
@@ -169,7 +197,57 @@ impl Applications {
         Ok(Deployed { version, unchanged: false })
     }
 
-    async fn ask_to_deploy(&self, name: &str, version: &str) -> Result<(), WadmError> {
+    /// Deploys another version of a pipeline beside the one that runs, as a roll-out: what it is to go back to, and when,
+    /// is written down first. Nothing is written where no version is deployed, or this one.
+    ///
+    /// # Errors
+    ///
+    /// wadm does not answer, or refuses the manifest.
+    pub async fn roll_out(
+        &self,
+        manifest: &Manifest,
+        settings: millrace_settings::Rollout,
+        timeout: Duration,
+    ) -> Result<(Deployed, Option<Rollout>), WadmError> {
+        let name = manifest.metadata.name.as_str();
+        let version = manifest.version().to_owned();
+        let known = self.versions(name).await?;
+        let deployed = known.iter().find(|v| v.deployed).map(|v| v.version.as_str());
+        if deployed == Some(version.as_str()) {
+            let last = self.rollouts.last(name).await?;
+            let under_way = last.filter(|last| !last.state.has_ended() && last.to == version);
+            return Ok((Deployed { version, unchanged: true }, under_way));
+        }
+        if !known.iter().any(|v| v.version == version) {
+            let put = self.wadm.put_manifest(manifest.clone()).await;
+            put.map_err(|e| self.error("store", name, e))?;
+        }
+        let begun = match deployed {
+            Some(old) => {
+                let links = status::ask_providers(&self.nats, &self.lattice, name).await;
+                let new = Rollout::new(old, &version, settings, timeout, count_links(&links));
+                self.rollouts.begin(name, new).await?
+            }
+            None => {
+                let reason = format!("version {version} was deployed meanwhile");
+                self.rollouts.end(name, RolloutState::Superseded, &reason).await?;
+                None
+            }
+        };
+        if let Err(error) = self.ask_to_deploy(name, &version).await {
+            self.rollouts.end(name, RolloutState::Failed, &error.to_string()).await?;
+            return Err(error);
+        }
+        Ok((Deployed { version, unchanged: false }, begun))
+    }
+
+    /// The roll-outs of this lattice.
+    #[must_use]
+    pub const fn rollouts(&self) -> &Rollouts {
+        &self.rollouts
+    }
+
+    pub(crate) async fn ask_to_deploy(&self, name: &str, version: &str) -> Result<(), WadmError> {
         let asked = self.wadm.deploy_manifest(name, Some(version)).await;
         asked.map(|_| ()).map_err(|e| self.error("deploy", name, e))
     }
@@ -212,7 +290,29 @@ impl Applications {
             let its = self.status_of(&provider_application(&provider.name)).await?;
             provider.problem = status::provider_problem(&its);
         }
+        status.rollout = self.rollouts.last(name).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the status is without its roll-out");
+            None
+        });
         Ok(status)
+    }
+
+    /// The stages of the version of a pipeline that is deployed.
+    ///
+    /// # Errors
+    ///
+    /// wadm does not answer, knows no such application, or has no version of it deployed.
+    pub async fn stages(&self, name: &str) -> Result<Vec<DeployedStage>, WadmError> {
+        let versions = self.versions(name).await?;
+        if versions.is_empty() {
+            return Err(self.not_found(name));
+        }
+        let Some(deployed) = versions.into_iter().find(|v| v.deployed) else {
+            let (name, lattice) = (name.to_owned(), self.lattice.clone());
+            return Err(WadmError::NotDeployed { name, lattice });
+        };
+        let manifest = self.wadm.get_manifest(name, Some(&deployed.version)).await;
+        Ok(stages::stages(&manifest.map_err(|e| self.error("read", name, e))?))
     }
 
     async fn status_of(&self, application: &str) -> Result<wadm_types::api::Status, WadmError> {
@@ -242,6 +342,7 @@ impl Applications {
                 self.ask_again(&status).await?;
             }
             if status.running() {
+                self.have_providers_looked_after(&status).await?;
                 return Ok(status);
             }
             if start.elapsed() > patience {
@@ -257,7 +358,24 @@ impl Applications {
         }
     }
 
-    async fn ask_again(&self, status: &PipelineStatus) -> Result<(), WadmError> {
+    /// Has wadm look after the providers from now on. When it has started one for the first time it waits for a minute for
+    /// word from a host it drew anew, which on a lattice of several need not be the one it told to start it, and until
+    /// then starts the provider nowhere else. Asked to deploy what it knows to run it waits for nothing.
+    async fn have_providers_looked_after(&self, status: &PipelineStatus) -> Result<(), WadmError> {
+        for provider in &status.providers {
+            let application = provider_application(&provider.name);
+            if self.status_of(&application).await?.info.status_type != StatusType::Deployed {
+                continue;
+            }
+            let versions = self.versions(&application).await?;
+            if let Some(deployed) = versions.iter().find(|v| v.deployed) {
+                self.ask_to_deploy(&application, &deployed.version).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn ask_again(&self, status: &PipelineStatus) -> Result<(), WadmError> {
         for provider in status.providers_missing() {
             let application = provider_application(&provider.name);
             let versions = self.versions(&application).await?;
@@ -283,6 +401,7 @@ impl Applications {
         if self.versions(name).await?.is_empty() {
             return Err(self.not_found(name));
         }
+        self.rollouts.end(name, RolloutState::Superseded, "the pipeline was undeployed").await?;
         self.wadm.undeploy_manifest(name).await.map_err(|e| self.error("undeploy", name, e))?;
         let start = Instant::now();
         loop {

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_pipeline::{Edge, Output, Plan, PlannedSink, PlannedSource, Stage, StageInput};
+use millrace_pipeline::{Edge, Hosts, Output, Plan, PlannedSink, PlannedSource, Stage, StageInput};
 use sha2::{Digest as _, Sha256};
 use wadm_types::{
     CapabilityProperties, Component, ComponentProperties, ConfigDefinition, ConfigProperty,
@@ -184,7 +184,8 @@ impl<'a> StageParts<'a> {
             }
         };
         let config = stage_config(plan, stage);
-        let content = format!("{artifact:?}{provider}{out:?}{config:?}{}", stage.instances);
+        let place = (stage.instances, plan.hosts);
+        let content = format!("{artifact:?}{provider}{out:?}{config:?}{place:?}");
         let hash = short_hash(content.as_bytes());
         Ok(Self { artifact, provider, out, config, hash })
     }
@@ -201,6 +202,10 @@ fn stage_component(
     let link = link("default", "consumer", provider, None, Some(out));
     let instances = usize::try_from(stage.instances).unwrap_or(usize::MAX);
     let scale = SpreadScalerProperty { instances, spread: Vec::new() };
+    let scaler = match plan.hosts {
+        Hosts::One => Trait::new_spreadscaler(scale),
+        Hosts::Every => Trait::new_daemonscaler(scale),
+    };
     Ok(Component {
         name: stage.name.clone(),
         properties: Properties::Component {
@@ -212,7 +217,7 @@ fn stage_component(
                 secrets: Vec::new(),
             },
         },
-        traits: Some(vec![Trait::new_spreadscaler(scale), Trait::new_link(link)]),
+        traits: Some(vec![scaler, Trait::new_link(link)]),
     })
 }
 
@@ -474,6 +479,19 @@ binding:
 
         let code = example(TEXT, "d2");
         assert!(names(&before, "celsius").is_disjoint(&names(&code, "celsius")));
+    }
+
+    #[test]
+    fn on_every_host_a_stage_is_scaled_for_each_and_is_another() {
+        let one = example(TEXT, "d1");
+        let every = example(&TEXT.replace("binding:\n", "binding:\n  hosts: every\n"), "d1");
+        let scalers = |manifest: &Manifest| -> Vec<String> {
+            let traits = manifest.components().flat_map(|c| c.traits.iter().flatten());
+            traits.filter(|t| t.is_scaler()).map(|t| t.trait_type.clone()).collect()
+        };
+        assert_eq!(scalers(&one), ["spreadscaler", "spreadscaler"]);
+        assert_eq!(scalers(&every), ["daemonscaler", "daemonscaler"]);
+        assert!(names(&one, "too-hot").is_disjoint(&names(&every, "too-hot")));
     }
 
     #[test]

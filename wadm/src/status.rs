@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use wadm_types::api::{Status, StatusType};
 use wadm_types::{Manifest, Properties, TraitProperty};
 
+use crate::rollout::Rollout;
+
 /// What one host runs.
 pub(crate) type Inventory = wasmcloud_control_interface::HostInventory;
 
@@ -35,6 +37,9 @@ pub struct PipelineStatus {
     pub links: Vec<ProviderStatus>,
     /// Links that the manifest has.
     pub links_wanted: usize,
+    /// How the last change of the version went.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rollout: Option<Rollout>,
 }
 
 /// A stage, or a provider, and how many of it there are.
@@ -189,6 +194,7 @@ pub(crate) fn combine(
         providers,
         links,
         links_wanted: wanted.map_or(0, |m| m.links().count()),
+        rollout: None,
     }
 }
 

@@ -14,6 +14,7 @@ use millrace_batch::Batch;
 use millrace_provider::bindings::exports::wasmcloud::messaging::consumer;
 use millrace_provider::bindings::wasmcloud::messaging::handler;
 use millrace_provider::bindings::wasmcloud::messaging::types::BrokerMessage;
+use millrace_settings::edge::EdgeSettings;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use wasmcloud_control_interface::{Client, ClientBuilder, CtlResponse, Link};
@@ -288,37 +289,64 @@ pub(crate) async fn put_stage(lab: &Lab, control: &Control, name: &str) -> anyho
 }
 
 /// Two stages, a durable edge between them, and this process at both ends. The window is the conduit's.
-pub(crate) async fn durable_edge(lab: &Lab, in_flight: u64) -> anyhow::Result<(Source, Sink)> {
+pub(crate) async fn durable_edge(
+    lab: &Lab,
+    settings: &EdgeSettings,
+    in_flight: u64,
+) -> anyhow::Result<(Source, Sink)> {
+    let edge = half_an_edge(lab, settings).await?;
+    edge.hand_on(settings, in_flight).await?;
+    edge.source.ready(&crate::parts::probe(0)?).await?;
+    edge.sink.reaches(1, READY).await?;
+    Ok((edge.source, edge.sink))
+}
+
+/// Two stages and a durable edge that takes what the first publishes and hands on nothing yet.
+pub(crate) struct HalfAnEdge {
+    control: Control,
+    pub(crate) source: Source,
+    pub(crate) sink: Sink,
+}
+
+pub(crate) async fn half_an_edge(lab: &Lab, settings: &EdgeSettings) -> anyhow::Result<HalfAnEdge> {
     let control = Control::new(&lab.connect().await?).await?;
     let sink = Sink::serve(lab).await?;
     let source = put_stage(lab, &control, "first").await?;
     put_stage(lab, &control, "second").await?;
-    let common = |name: &str, stage: &str| -> BTreeMap<String, String> {
-        [("pipeline", "bench"), ("name", name), ("stage", stage)]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into()
-    };
-    let settings = crate::edge::settings();
-    let mut out = millrace_settings::edge::to_link([("first.second", &settings)])?;
-    out.extend(common("out", "first"));
-    let delivery = millrace_settings::Delivery {
-        in_flight: millrace_settings::Count::clamped(in_flight),
-        ..Default::default()
-    };
-    let mut into = millrace_settings::to_flat(&settings)?;
-    into.extend(millrace_settings::to_flat(&delivery)?);
-    into.extend(common("first.second", "second"));
+    let mut out = millrace_settings::edge::to_link([("first.second", settings)])?;
+    out.extend(names("out", "first"));
     control.config("edge-out", out).await?;
-    control.config("edge-in", into).await?;
     control.provider("bench-conduit", &lab.provider("conduit", "conduit")?).await?;
     control
         .link("bench-first", "bench-conduit", "default", "consumer", None, Some("edge-out"))
         .await?;
-    control
-        .link("bench-conduit", "bench-second", "first_second", "handler", Some("edge-in"), None)
-        .await?;
     control.link("bench-second", SINK, "default", "consumer", None, None).await?;
-    source.ready(&crate::parts::probe(0)?).await?;
-    sink.reaches(1, READY).await?;
-    Ok((source, sink))
+    Ok(HalfAnEdge { control, source, sink })
+}
+
+impl HalfAnEdge {
+    /// Has the edge hand on what it has.
+    pub(crate) async fn hand_on(
+        &self,
+        settings: &EdgeSettings,
+        in_flight: u64,
+    ) -> anyhow::Result<()> {
+        let delivery = millrace_settings::Delivery {
+            in_flight: millrace_settings::Count::clamped(in_flight),
+            ..Default::default()
+        };
+        let mut into = millrace_settings::to_flat(settings)?;
+        into.extend(millrace_settings::to_flat(&delivery)?);
+        into.extend(names("first.second", "second"));
+        self.control.config("edge-in", into).await?;
+        self.control
+            .link("bench-conduit", "bench-second", "first_second", "handler", Some("edge-in"), None)
+            .await
+    }
+}
+
+fn names(name: &str, stage: &str) -> BTreeMap<String, String> {
+    [("pipeline", "bench"), ("name", name), ("stage", stage)]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
 }

@@ -6,6 +6,7 @@
 //! - [`harness`]: a composed stage in this process, over a component that does nothing;
 //! - [`stage`]: a stage on a real host, over bare NATS request and reply;
 //! - [`edge`]: two stages with a durable edge between them, over bare JetStream;
+//! - [`backlog`]: what waited on an edge, over its steady rate;
 //! - [`latency`]: one message from source to sink;
 //! - [`calls`]: a million calls, none lost;
 //! - [`footprint`]: memory, and the time from deploying to the first message;
@@ -15,6 +16,7 @@
 //! stages and links there, [`deploy`] puts a definition there, [`mqtt`] is a whole pipeline between MQTT topics,
 //! [`report`] is the table.
 
+mod backlog;
 mod calls;
 mod connectors;
 pub mod deploy;
@@ -44,6 +46,8 @@ enum Part {
     Stage,
     /// Two stages with a durable edge between them.
     Edge,
+    /// Ten million messages that wait on an edge.
+    Backlog,
     /// One message from source to sink.
     Latency,
     /// A million calls, none lost.
@@ -59,10 +63,11 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Harness,
         Self::Stage,
         Self::Edge,
+        Self::Backlog,
         Self::Latency,
         Self::Calls,
         Self::Footprint,
@@ -76,6 +81,7 @@ impl Part {
             Self::Harness => "harness",
             Self::Stage => "stage",
             Self::Edge => "edge",
+            Self::Backlog => "backlog",
             Self::Latency => "latency",
             Self::Calls => "calls",
             Self::Footprint => "footprint",
@@ -168,6 +174,7 @@ async fn measure_part(part: Part, effort: Effort) -> anyhow::Result<Vec<Row>> {
         Part::Harness => harness::measure(&harness::Effort::from(effort)).await,
         Part::Stage => stage::measure(effort).await,
         Part::Edge => edge::measure(effort).await,
+        Part::Backlog => backlog::measure(effort).await,
         Part::Latency => latency::measure(effort).await,
         Part::Calls => calls::measure(effort).await,
         Part::Footprint => footprint::measure().await,

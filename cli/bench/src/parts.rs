@@ -28,8 +28,13 @@ pub(crate) struct Template {
 impl Template {
     /// A batch of so many messages with payloads of so many bytes.
     pub(crate) fn new(messages: usize, payload: usize) -> anyhow::Result<Self> {
+        Self::keyed(messages, payload, 0)
+    }
+
+    /// The same with so many keys in turns; 0 for none.
+    pub(crate) fn keyed(messages: usize, payload: usize, keys: usize) -> anyhow::Result<Self> {
         let payload: Vec<u8> = (0..payload).map(|at| b'a' + (at % 26) as u8).collect();
-        let body = batch(messages, &payload, 0)?;
+        let body = batch(messages, &payload, keys)?;
         let id_at = body.windows(ID.len()).position(|bytes| bytes == ID.as_bytes());
         Ok(Self { id_at: id_at.context("the batch has lost its id")?, body })
     }
@@ -54,21 +59,28 @@ impl Template {
 pub(crate) fn probe(number: usize) -> anyhow::Result<Bytes> {
     let mut writer =
         BatchWriter::new([("id", format!("probe-{number}").as_str()), ("attempt", "1")])?;
-    push(&mut writer, &[b'p'; PAYLOAD], now_ns())?;
+    push(&mut writer, &[b'p'; PAYLOAD], now_ns(), None)?;
     Ok(Bytes::from(writer.finish()))
 }
 
-fn batch(messages: usize, payload: &[u8], timestamp: u64) -> anyhow::Result<Vec<u8>> {
+fn batch(messages: usize, payload: &[u8], keys: usize) -> anyhow::Result<Vec<u8>> {
     let mut writer = BatchWriter::new([("id", ID), ("attempt", "1")])?;
-    for _ in 0..messages {
-        push(&mut writer, payload, timestamp)?;
+    for number in 0..messages {
+        let key = number.checked_rem(keys).map(|key| format!("press-{key}"));
+        push(&mut writer, payload, 0, key.as_deref())?;
     }
     Ok(writer.finish())
 }
 
-fn push(writer: &mut BatchWriter, payload: &[u8], timestamp: u64) -> anyhow::Result<()> {
+fn push(
+    writer: &mut BatchWriter,
+    payload: &[u8],
+    timestamp: u64,
+    key: Option<&str>,
+) -> anyhow::Result<()> {
+    let topic = "plant/press-1/temperature";
     let fields =
-        Fields { timestamp, topic: "plant/press-1/temperature", payload, ..Fields::default() };
+        Fields { timestamp, topic, key: key.map(str::as_bytes), payload, ..Fields::default() };
     Ok(writer.push(&fields, [])?)
 }
 

@@ -95,6 +95,8 @@ pub enum Aim {
     AtMost(f64),
     /// The value over its bare cost.
     RatioAtMost(f64),
+    /// The value over its bare cost.
+    RatioAtLeast(f64),
 }
 
 impl Aim {
@@ -103,6 +105,7 @@ impl Aim {
             Self::AtLeast(least) => row.value >= least,
             Self::AtMost(most) => row.value <= most,
             Self::RatioAtMost(most) => row.bare.as_ref().is_some_and(|bare| bare.ratio <= most),
+            Self::RatioAtLeast(least) => row.bare.as_ref().is_some_and(|bare| bare.ratio >= least),
         }
     }
 }
@@ -150,6 +153,7 @@ impl Row {
             Some(Aim::AtLeast(least)) => format!(">= {}", number(least)),
             Some(Aim::AtMost(most)) => format!("<= {}", number(most)),
             Some(Aim::RatioAtMost(most)) => format!("ratio <= {most}"),
+            Some(Aim::RatioAtLeast(least)) => format!("ratio >= {least}"),
             None => String::new(),
         };
         let met = match self.met {

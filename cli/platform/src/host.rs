@@ -31,6 +31,9 @@ pub struct Host {
     unpacked: PathBuf,
 }
 
+/// Keeps the host's key over restarts.
+const KEY: &str = "host.seed";
+
 /// From start to the first answers of host and wadm.
 const READY: Duration = Duration::from_secs(60);
 
@@ -55,7 +58,7 @@ fn running_from(folder: &Path, is_meant: impl Fn(&str) -> bool) -> Vec<Pid> {
 }
 
 impl Host {
-    /// Starts a host and waits until it, and wadm, answer.
+    /// Starts a host and waits until it, and wadm, answer; of the two only what the arguments leave.
     ///
     /// # Errors
     ///
@@ -79,7 +82,7 @@ impl Host {
                 &options.lattice,
             ])
             .arg("--identity")
-            .arg(dir.join("host.seed"))
+            .arg(dir.join(KEY))
             .args(&options.arguments);
         let process =
             Process::spawn("millrace-host", command, &dir.join("host.log"), Stdio::null())?;
@@ -126,28 +129,46 @@ impl Host {
         }
     }
 
+    /// Asks wadm first, where it is to run, and then this host itself: another one of the lattice might answer for it.
     async fn ready(&mut self, options: &HostOptions) -> Result<(), PlatformError> {
         let client =
             async_nats::connect(&options.nats_url).await.map_err(|e| PlatformError::Io {
                 what: format!("connect to {}", options.nats_url),
                 source: std::io::Error::other(e),
             })?;
-        let mut questions = vec![format!("wasmbus.ctl.v1.{}.host.ping", options.lattice)];
-        if !options.arguments.iter().any(|a| a == "--no-wadm") {
-            questions.push(format!("wadm.api.{}.model.list", options.lattice));
-        }
+        let wanted = |without: &str| !options.arguments.iter().any(|a| a == without);
+        let (mut wadm, mut host) = (wanted("--no-wadm"), wanted("--no-host"));
         let start = Instant::now();
-        while let Some(subject) = questions.last() {
+        while wadm || host {
             self.process.alive()?;
             if start.elapsed() > READY {
                 return Err(self.process.not_ready(READY));
             }
-            let request = client.request(subject.clone(), Default::default());
-            match tokio::time::timeout(Duration::from_secs(1), request).await {
-                Ok(Ok(_)) => drop(questions.pop()),
-                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            let subject = match wadm {
+                true => Some(format!("wadm.api.{}.model.list", options.lattice)),
+                false => host_id(&options.dir.join(KEY))
+                    .map(|id| format!("wasmbus.ctl.v1.{}.host.get.{id}", options.lattice)),
+            };
+            let answered = match subject {
+                Some(subject) => {
+                    let request = client.request(subject, Default::default());
+                    let answer = tokio::time::timeout(Duration::from_secs(1), request).await;
+                    answer.is_ok_and(|answer| answer.is_ok())
+                }
+                None => false,
+            };
+            match answered {
+                false => tokio::time::sleep(Duration::from_millis(20)).await,
+                true if wadm => wadm = false,
+                true => host = false,
             }
         }
         Ok(())
     }
+}
+
+/// What the lattice calls the host with the key in this file, once it has made one.
+fn host_id(key: &Path) -> Option<String> {
+    let seed = std::fs::read_to_string(key).ok()?;
+    Some(nkeys::KeyPair::from_seed(seed.trim()).ok()?.public_key())
 }

@@ -1,6 +1,8 @@
 //! `millrace pipeline`: from a definition to a running pipeline and back.
 
 pub(crate) mod build;
+mod deploy;
+mod replay;
 pub(crate) mod show;
 mod tap;
 
@@ -9,11 +11,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use millrace_pipeline::{Loaded, Options as LoadOptions, Plan};
-use millrace_wadm::{Applications, Deployment};
+use millrace_wadm::{Applications, Deployment, Rollouts};
 
 use crate::DefinitionErrors;
+use crate::lattice;
 use crate::ui::Ui;
-use crate::{lattice, provider};
 
 /// The definition a command works on.
 #[derive(Debug, Clone, clap::Args)]
@@ -69,9 +71,10 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Build, deploy, and wait until everything runs. A changed definition replaces the version that runs.
+    /// Build, deploy, and wait until everything runs. A changed definition takes over from the version that runs, is
+    /// watched for a while, and is rolled back when it does not start or fails too often.
     #[command(
-        after_help = "Examples:\n  millrace pipeline deploy pipeline.yaml\n  millrace pipeline deploy pipeline.yaml --binding production.yaml --lattice hall-3 --timeout 2m"
+        after_help = "Examples:\n  millrace pipeline deploy pipeline.yaml\n  millrace pipeline deploy pipeline.yaml --binding production.yaml --lattice hall-3 --timeout 2m\n  millrace pipeline deploy pipeline.yaml --watch 5m --max-failures 1%\n\nExits with 5 when the new version was rolled back. The roll-back is the platform's: it does not need this command to\nstay."
     )]
     Deploy {
         #[command(flatten)]
@@ -80,12 +83,18 @@ pub(crate) enum Command {
         output: Output,
         #[command(flatten)]
         lattice: lattice::Options,
-        /// Give up waiting after this time; the deployment goes on.
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = millrace_platform::parse_time)]
-        timeout: Duration,
-        /// Deploy and do not wait.
-        #[arg(long)]
-        no_wait: bool,
+        #[command(flatten)]
+        judging: deploy::Judging,
+    },
+    /// Show the versions that took over in a pipeline, and what came of each.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline history pipeline.yaml\n  millrace --json pipeline history temperature-alerts"
+    )]
+    History {
+        /// The definition, or the name of a pipeline.
+        pipeline: String,
+        #[command(flatten)]
+        lattice: lattice::Options,
     },
     /// Show stages wanted and running, links, counters and errors.
     #[command(
@@ -115,6 +124,18 @@ pub(crate) enum Command {
         dead: bool,
         #[command(flatten)]
         options: tap::Show,
+        #[command(flatten)]
+        lattice: lattice::Options,
+    },
+    /// Give what a durable edge carried to a stage of another pipeline, for a try with real messages.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline replay alerts celsius.too-hot --into alerts-shadow\n  millrace pipeline replay alerts celsius.too-hot --since 2h --until 1h --into alerts-shadow/too-hot\n  millrace pipeline replay pipeline.yaml celsius.too-hot --from 4711 --limit 100 --rate 50/s --into alerts-shadow\n\nThe edge has to keep a history (`durable: { history: 1h }`). Exits with 4 when batches were not taken."
+    )]
+    Replay {
+        /// The definition, or the name of a pipeline.
+        pipeline: String,
+        #[command(flatten)]
+        options: replay::Selection,
         #[command(flatten)]
         lattice: lattice::Options,
     },
@@ -180,8 +201,12 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
                 Ok(())
             }
         }
-        Command::Deploy { definition, output, lattice, timeout, no_wait } => {
-            deploy(ui, &definition, &output, &lattice, (!no_wait).then_some(timeout)).await
+        Command::Deploy { definition, output, lattice, judging } => {
+            deploy::run(ui, &definition, &output, &lattice, &judging).await
+        }
+        Command::History { pipeline, lattice } => {
+            let rollouts = Rollouts::new(lattice.connect().await?, &lattice.lattice);
+            show::history(ui, &rollouts.history(&name_of(&pipeline)?).await?)
         }
         Command::Status { pipeline, lattice, watch } => {
             status(ui, &pipeline, &lattice, watch).await
@@ -193,6 +218,9 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             let shown = tap::run(ui, &nats, &subjects, &options).await?;
             ui.step(format!("{shown} messages"));
             Ok(())
+        }
+        Command::Replay { pipeline, options, lattice } => {
+            replay::run(ui, &name_of(&pipeline)?, &options, &lattice).await
         }
         Command::Undeploy { pipeline, lattice, purge, timeout } => {
             undeploy(ui, &pipeline, &lattice, purge, timeout).await
@@ -227,50 +255,6 @@ pub(crate) fn plan(ui: Ui, definition: &Definition) -> anyhow::Result<Plan> {
         return Err(DefinitionErrors.into());
     }
     Ok(loaded.plan()?)
-}
-
-async fn deploy(
-    ui: Ui,
-    definition: &Definition,
-    output: &Output,
-    lattice: &lattice::Options,
-    wait: Option<Duration>,
-) -> anyhow::Result<()> {
-    let plan = plan(ui, definition)?;
-    let nats = lattice.connect().await?;
-    ui.step(format!("composing {} stages", plan.stages.len()));
-    let deployment = build::deployment(&plan, &build::folder(definition, &plan, output)?)?;
-    let applications = Applications::new(nats, &lattice.lattice);
-    for provider in &deployment.providers {
-        provider::deploy(ui, &applications, provider).await?;
-    }
-    let deployed = applications.deploy_application(&deployment.pipeline).await?;
-    if deployed.unchanged {
-        ui.step(format!("version {} is deployed already", deployed.version));
-    } else {
-        ui.step(format!("deploying version {}", deployed.version));
-    }
-    let Some(patience) = wait else {
-        let result = serde_json::json!({ "pipeline": plan.pipeline, "version": deployed.version,
-            "unchanged": deployed.unchanged });
-        return if ui.json { ui.json(&result) } else { Ok(()) };
-    };
-    let mut told = String::new();
-    let status = applications
-        .wait_running(&plan.pipeline, patience, |status| {
-            let missing = status.missing().join("; ");
-            if missing != told && !missing.is_empty() {
-                ui.step(format!("waiting: {missing}"));
-                told = missing;
-            }
-        })
-        .await?;
-    if ui.json {
-        ui.json(&status)
-    } else {
-        show::status(ui, &status);
-        Ok(())
-    }
 }
 
 async fn status(
@@ -323,6 +307,9 @@ async fn undeploy(
     }
     let removed =
         if purge { build::purge(&nats, &lattice.lattice, &name).await? } else { Vec::new() };
+    if purge {
+        applications.rollouts().forget(&name).await?;
+    }
     if ui.json {
         return ui.json(&serde_json::json!({ "pipeline": name, "purged_streams": removed }));
     }
@@ -334,7 +321,7 @@ async fn undeploy(
 }
 
 /// The name in a definition, or the name itself.
-fn name_of(pipeline: &str) -> anyhow::Result<String> {
+pub(crate) fn name_of(pipeline: &str) -> anyhow::Result<String> {
     let path = Path::new(pipeline);
     let is_file = path.is_file() || path.extension().is_some_and(|e| e == "yaml" || e == "yml");
     if !is_file {
@@ -360,6 +347,10 @@ fn tap_subjects(
     match (edges, dead) {
         (_, true) => vec![letters],
         ([], false) => vec![every, letters],
-        (edges, false) => edges.iter().map(|e| (e.clone(), format!("{base}.edge.{e}"))).collect(),
+        // With partitions they are in the subject.
+        (edges, false) => edges
+            .iter()
+            .flat_map(|e| ["", ".*.*"].map(|more| (e.clone(), format!("{base}.edge.{e}{more}"))))
+            .collect(),
     }
 }

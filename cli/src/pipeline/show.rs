@@ -1,8 +1,11 @@
 //! Plans, artifacts, manifests and status, for people.
 
+use std::time::Duration;
+
+use millrace_kit::Queue;
 use millrace_kit::status::{LinkStatus, State};
-use millrace_pipeline::{Output, Plan, StageInput};
-use millrace_wadm::{Manifest, PipelineStatus, StageStatus};
+use millrace_pipeline::{Hosts, Output, Plan, StageInput};
+use millrace_wadm::{Manifest, PipelineStatus, Rollout, RolloutState, StageStatus};
 
 use super::build::Built;
 use crate::ui::{Ui, human_time};
@@ -11,7 +14,8 @@ use crate::ui::{Ui, human_time};
 pub(crate) fn plan(ui: Ui, plan: &Plan) {
     ui.line(format!("{} {}", ui.bold(&plan.pipeline), plan.version));
     for stage in &plan.stages {
-        ui.line(format!("stage {}  ({} at once)", ui.bold(&stage.name), stage.instances));
+        let place = if plan.hosts == Hosts::Every { " on every host" } else { "" };
+        ui.line(format!("stage {}  ({} at once{place})", ui.bold(&stage.name), stage.instances));
         for input in &stage.inputs {
             ui.line(match input {
                 StageInput::Source(name) => {
@@ -93,10 +97,48 @@ pub(crate) fn status(ui: Ui, status: &PipelineStatus) {
     if !status.running() && !status.message.is_empty() {
         ui.line(format!("  {}", status.message));
     }
+    status.rollout.iter().for_each(|last| rollout(ui, last));
     status.stages.iter().for_each(|stage| part(ui, "stage", stage));
     status.providers.iter().for_each(|provider| part(ui, "provider", provider));
     for provider in &status.links {
         provider.links.iter().for_each(|l| link(ui, &provider.provider, l));
+    }
+}
+
+/// The roll-outs of a pipeline, the last one last.
+pub(crate) fn history(ui: Ui, rollouts: &[Rollout]) -> anyhow::Result<()> {
+    if ui.json {
+        return ui.json(&rollouts);
+    }
+    if rollouts.is_empty() {
+        ui.step("no version has taken over from another");
+    }
+    rollouts.iter().for_each(|one| rollout(ui, one));
+    Ok(())
+}
+
+fn rollout(ui: Ui, rollout: &Rollout) {
+    let state = rollout.state.as_str();
+    let state = match rollout.state {
+        RolloutState::Done => ui.green(state),
+        RolloutState::RolledBack | RolloutState::Failed => ui.red(state),
+        _ => ui.yellow(state),
+    };
+    let ago = ago(rollout.changed_ms);
+    ui.line(format!("  roll-out  {} -> {}  {state} {ago}", rollout.from, rollout.to));
+    if let Some(reason) = &rollout.reason {
+        ui.line(format!("            {reason}"));
+    }
+}
+
+/// `12 s ago`, `3 h ago`.
+fn ago(then_ms: u64) -> String {
+    let seconds = millrace_kit::telemetry::now_ms().saturating_sub(then_ms) / 1000;
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
     }
 }
 
@@ -105,6 +147,17 @@ fn part(ui: Ui, kind: &str, part: &StageStatus) {
     let count = if part.running >= part.wanted { ui.green(count) } else { ui.red(count) };
     let why = part.problem.as_ref().map(|p| format!("  {}", ui.red(p))).unwrap_or_default();
     ui.line(format!("  {kind:<9} {:<20} running {count}{why}", part.name));
+}
+
+/// What waits on an edge.
+fn waiting(queue: &Queue) -> String {
+    let most = millrace_settings::Bytes::<0, { u64::MAX }>::from_bytes(queue.max_bytes);
+    let full = queue.bytes.saturating_mul(100) / queue.max_bytes.max(1);
+    let oldest = match queue.batches {
+        0 => String::new(),
+        _ => format!(", the oldest for {}", human_time(Duration::from_millis(queue.oldest_ms))),
+    };
+    format!("waiting {} batches, {full} % of {most}{oldest}", queue.batches)
 }
 
 fn link(ui: Ui, provider: &str, link: &LinkStatus) {
@@ -116,6 +169,13 @@ fn link(ui: Ui, provider: &str, link: &LinkStatus) {
         "  link      {name:<20} {state}  in {}  out {}  dead letters {}  in flight {}",
         counters.messages_in, counters.messages_out, counters.dead_letters, counters.in_flight,
     ));
+    if let Some(queue) = &counters.queue {
+        ui.line(format!("            {}", waiting(queue)));
+    }
+    if counters.dropped_batches > 0 {
+        let dropped = format!("dropped {} batches, the oldest", counters.dropped_batches);
+        ui.line(format!("            {}", ui.yellow(dropped)));
+    }
     if let Some(error) = &link.error {
         ui.line(format!("            {}", ui.red(error)));
     }

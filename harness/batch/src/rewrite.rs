@@ -1,4 +1,4 @@
-//! Whole-batch work that never looks into a message: other headers, halves, a raw body made a batch.
+//! Whole-batch work that never looks into a message: other headers, halves, several made one, a raw body made a batch.
 
 use crate::error::WriteError;
 use crate::read::Batch;
@@ -10,6 +10,10 @@ pub const ID: &str = "id";
 
 /// Name of the batch header of an empty batch that asks whether the whole way through a stage is open.
 pub const PROBE: &str = "probe";
+
+/// Name of the batch header with the step of a stage that is to be the first for this batch: a dead letter that is given
+/// again goes to the step that refused it, not to those before it once more.
+pub const ENTER: &str = "enter";
 
 /// The two halves of a batch, as batches.
 pub type Halves = (Vec<u8>, Vec<u8>);
@@ -23,6 +27,18 @@ impl Batch<'_> {
     /// [`WriteError`] when the headers are too many or too large.
     pub fn with_headers(&self, set: &[(&str, &str)]) -> Result<Vec<u8>, WriteError> {
         let mut writer = BatchWriter::with_capacity(self.merged(set), self.records().len())?;
+        writer.push_checked(self.records(), self.count())?;
+        Ok(writer.finish())
+    }
+
+    /// The batch without the batch headers of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; but what is left of a batch fits.
+    pub fn without_header(&self, name: &str) -> Result<Vec<u8>, WriteError> {
+        let kept = self.headers().filter(|(found, _)| *found != name);
+        let mut writer = BatchWriter::with_capacity(kept, self.records().len())?;
         writer.push_checked(self.records(), self.count())?;
         Ok(writer.finish())
     }
@@ -46,6 +62,26 @@ impl Batch<'_> {
             self.part("0", first, first_count)?,
             self.part("1", second, self.count().saturating_sub(first_count))?,
         )))
+    }
+
+    /// One batch of the messages of several, in their order, with the batch headers of the first except for those in
+    /// `set`. `None` for none. The records are copied as they are: batches that were not checked in full
+    /// ([`Batch::parse`]) make one that is as good as the worst of them.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`] when the headers do not fit, or all of it not into one batch.
+    pub fn join(
+        batches: &[Batch<'_>],
+        set: &[(&str, &str)],
+    ) -> Result<Option<Vec<u8>>, WriteError> {
+        let Some(first) = batches.first() else { return Ok(None) };
+        let room = batches.iter().map(|batch| batch.records().len()).sum();
+        let mut writer = BatchWriter::with_capacity(first.merged(set), room)?;
+        for batch in batches {
+            writer.push_checked(batch.records(), batch.count())?;
+        }
+        Ok(Some(writer.finish()))
     }
 
     fn part(&self, suffix: &str, records: &[u8], count: u32) -> Result<Vec<u8>, WriteError> {

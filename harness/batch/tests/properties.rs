@@ -213,6 +213,24 @@ fn what_does_not_fit_is_refused_and_leaves_the_batch_as_it_was() {
 }
 
 #[test]
+fn a_batch_header_is_taken_off_and_nothing_else_changes() {
+    let messages = [("a", b"1"), ("b", b"2")];
+    let write = |headers: &[(&str, &str)]| {
+        let mut writer = BatchWriter::new(headers.iter().copied()).unwrap();
+        for (topic, payload) in messages {
+            writer
+                .push(&Fields { topic, payload, ..Fields::default() }, [("enter", "own")])
+                .unwrap();
+        }
+        writer.finish()
+    };
+    let with = write(&[("id", "x"), ("enter", "step"), ("more", "y")]);
+    let without = Batch::parse(&with).unwrap().without_header("enter").unwrap();
+    assert_eq!(without, write(&[("id", "x"), ("more", "y")]));
+    assert_eq!(Batch::parse(&without).unwrap().without_header("enter").unwrap(), without);
+}
+
+#[test]
 fn the_largest_names_are_written_and_read() {
     let longest = "x".repeat(MAX_NAME);
     let fields = Fields { topic: &longest, content_type: Some(&longest), ..Fields::default() };

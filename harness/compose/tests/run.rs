@@ -9,7 +9,7 @@
 
 mod support;
 
-use millrace_batch::{Batch, BatchWriter, Fields};
+use millrace_batch::{Batch, BatchWriter, ENTER, Fields};
 use millrace_compose::{Grant, Kind, compose};
 use support::{Level, Stage, batch, granted, stage, step};
 
@@ -161,6 +161,46 @@ fn a_second_death_replaces_the_headers_of_the_first() {
         Some("1"),
         "without the header it is the first attempt"
     );
+}
+
+/// The batch with the header that says where to begin.
+fn entering(batch: &[u8], step: &str) -> Vec<u8> {
+    Batch::parse(batch).unwrap().with_headers(&[(ENTER, step)]).unwrap()
+}
+
+#[test]
+fn a_batch_enters_at_the_step_that_it_names() {
+    let stage = Stage::of(vec![
+        step("first", Kind::Map, "fahrenheit-to-celsius"),
+        step("second", Kind::Map, "fahrenheit-to-celsius"),
+        step("third", Kind::Map, "fahrenheit-to-celsius"),
+    ]);
+    for (name, expected) in [("third", "100.0"), ("second", "37.778"), ("first", "3.21")] {
+        let outcome = stage.call(&entering(&batch(&["212", "none"]), name));
+        assert_eq!(outcome.ok().payloads(OUT), [expected], "from {name} on");
+        assert_eq!(outcome.payloads(DEAD), ["none"]);
+        let letter = outcome.on(DEAD)[0].messages().next().unwrap();
+        assert_eq!(letter.header("millrace-dead-step"), Some(name));
+        // What comes behind the stage, and the letters that come back, begin at the beginning.
+        for went_on in [outcome.on(OUT)[0], outcome.on(DEAD)[0]] {
+            assert_eq!(went_on.header(ENTER), None);
+            assert_eq!(went_on.header("unknown"), Some("carried"));
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_names_no_step_of_the_stage_is_refused() {
+    let steps = vec![step("only", Kind::Map, "fahrenheit-to-celsius")];
+    let empty = BatchWriter::new([("probe", "1")]).unwrap().finish();
+    for stage in [Stage::of(steps), Stage::of(vec![])] {
+        for (input, enters) in [(batch(&["1"]), "other"), (empty.clone(), "only")] {
+            let outcome = stage.call(&entering(&input, enters));
+            let expected = format!("batch: this stage has no step `{enters}` to enter at");
+            assert_eq!(outcome.refused(), expected, "an empty batch enters nowhere");
+            assert!(outcome.published.is_empty());
+        }
+    }
 }
 
 #[test]

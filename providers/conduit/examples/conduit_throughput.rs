@@ -12,8 +12,8 @@ use futures::future::BoxFuture;
 use millrace_batch::{Batch, BatchWriter, Fields};
 use millrace_conduit::{Consumer, Edge, Publisher};
 use millrace_kit::{
-    CallError, DeadLetters, Delivery, Direction, Link, LinkNames, Policy, Sink, Source, Stage,
-    WriteError,
+    CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Sink, Source,
+    Stage, WriteError,
 };
 use millrace_settings::edge::EdgeSettings;
 
@@ -61,7 +61,8 @@ async fn main() {
     };
     let delivery = Arc::new(Delivery::new(count.clone(), count.clone(), source.clone(), policy));
     let consuming = async_nats::connect(server.url()).await.unwrap();
-    tokio::spawn(Box::new(Consumer::new(consuming, edge, settings)).run(source, delivery));
+    let limits = Limits { messages: 500, bytes: 256 << 10, linger: Duration::ZERO };
+    tokio::spawn(Box::new(Consumer::new(consuming, edge, settings, limits)).run(source, delivery));
 
     let seconds = 10;
     let start = Instant::now();

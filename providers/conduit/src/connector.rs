@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use millrace_kit::{DeadLetters, Link, Sink, Source};
+use millrace_kit::{DeadLetters, Limits, Link, Sink, Source};
 use millrace_provider::{Config, Connector, FieldError, Platform, Sourced};
 use millrace_settings::WithDelivery;
 use millrace_settings::edge::{EdgeSettings, from_link};
@@ -26,8 +26,9 @@ impl Connector for Conduit {
     fn source(&self, link: &Link, config: &Config) -> Result<Sourced, FieldError> {
         let all = WithDelivery::<EdgeSettings>::from_flat(config, &millrace_kit::link::NAME_KEYS)?;
         let edge = self.edge(link, &link.names.name)?;
+        let limits = Limits::from(&all.delivery);
         let source: Box<dyn Source> =
-            Box::new(Consumer::new(self.platform.nats.clone(), edge, all.settings));
+            Box::new(Consumer::new(self.platform.nats.clone(), edge, all.settings, limits));
         Ok(Sourced { source, delivery: all.delivery })
     }
 

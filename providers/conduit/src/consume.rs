@@ -3,23 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_nats::jetstream::consumer::pull::MessagesErrorKind;
-use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::consumer;
 use async_nats::jetstream::message::AckKind;
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode, Message};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
-use millrace_kit::{Backoff, Delivery, ErrorKind, Link, Packed, Source};
-use millrace_settings::edge::EdgeSettings;
+use millrace_kit::{Backoff, Delivery, ErrorKind, Limits, Link, Outcome, Packed, Queue, Source};
+use millrace_settings::edge::{EdgeSettings, WhenFull};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::edge::{ACK_WAIT, CONSUMER, Edge, EdgeError, Provision, prefetch};
-
-/// How often JetStream is told that a batch is still being worked on. Three
-/// times within the wait, so that one that is lost does no harm.
-const PROGRESS: Duration = Duration::from_secs(ACK_WAIT.as_secs() / 3);
+use crate::edge::{
+    CONSUMER, Edge, EdgeError, LEFT_CONSUMER, ORDERED_CONSUMER, Provision, partitions,
+};
+use crate::lane::Lane;
+use crate::rate::Rate;
+use crate::window;
 
 /// How long one confirmation of an acknowledgement may take.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,162 +28,70 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// the batch again.
 const ACK_TRIES: usize = 5;
 
-/// How often JetStream says that a pull is there. After twice this in silence
-/// it is made anew: a server that was started again knows nothing of it.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often is looked at what waits.
+const LOOK: Duration = Duration::from_secs(2);
 
-/// How long a pull lasts.
-const PULL: Duration = Duration::from_secs(30);
+/// How often is looked for what other partitions left.
+const LOOK_FOR_LEFT: Duration = Duration::from_secs(30);
 
 /// Reads the batches of one edge and has them delivered.
 #[derive(Debug)]
 pub struct Consumer {
     client: async_nats::Client,
-    js: Context,
     edge: Edge,
     settings: EdgeSettings,
+    limits: Limits,
 }
 
 /// What all batches in work share.
-struct Work {
-    client: async_nats::Client,
-    delivery: Arc<Delivery>,
-    link: Arc<Link>,
+pub(crate) struct Shared {
+    pub(crate) client: async_nats::Client,
+    js: Context,
+    pub(crate) edge: Edge,
+    settings: EdgeSettings,
+    pub(crate) limits: Limits,
+    pub(crate) delivery: Arc<Delivery>,
+    pub(crate) link: Arc<Link>,
     window: Arc<Semaphore>,
+    rate: Rate,
 }
 
+/// A place in the window, when it is one's turn.
+pub(crate) type Place = BoxFuture<'static, Option<OwnedSemaphorePermit>>;
+
 impl Consumer {
-    /// A consumer of `edge`.
+    /// A consumer of `edge` that joins and splits batches to `limits`.
     #[must_use]
-    pub fn new(client: async_nats::Client, edge: Edge, settings: EdgeSettings) -> Self {
-        let js = async_nats::jetstream::new(client.clone());
-        Self { client, js, edge, settings }
+    pub const fn new(
+        client: async_nats::Client,
+        edge: Edge,
+        settings: EdgeSettings,
+        limits: Limits,
+    ) -> Self {
+        Self { client, edge, settings, limits }
     }
 
     async fn run_until_drained(self, link: Arc<Link>, delivery: Arc<Delivery>) {
-        let window = delivery.policy().in_flight;
-        let work = Arc::new(Work {
-            client: self.client.clone(),
+        let shared = Arc::new(Shared {
+            js: async_nats::jetstream::new(self.client.clone()),
+            client: self.client,
+            edge: self.edge,
+            limits: self.limits,
+            window: Arc::new(Semaphore::new(delivery.policy().in_flight)),
+            rate: Rate::new(self.settings.max_rate.map(|rate| rate.get())),
+            settings: self.settings,
             delivery,
-            link: Arc::clone(&link),
-            window: Arc::new(Semaphore::new(window)),
+            link,
         });
-        // Outlives a lost connection: what is being delivered goes on.
-        let mut tasks = JoinSet::new();
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let mut first = true;
-        while !link.drain.is_cancelled() {
-            match self.session(&work, &mut tasks, &mut first, &mut backoff).await {
-                Ok(()) => break,
-                Err(error) => {
-                    link.retrying(error);
-                    tokio::select! {
-                        () = backoff.wait() => {}
-                        () = link.drain.cancelled() => {}
-                    }
-                }
-            }
+        let watched = async {
+            // What waits of other partitions comes before what is new.
+            take_left(&shared).await;
+            tokio::join!(hand_on(&shared), keep_taking_left(&shared));
+        };
+        tokio::select! {
+            () = watched => {}
+            () = watch_queue(&shared) => {}
         }
-        while tasks.join_next().await.is_some() {}
-    }
-
-    /// Pulls until the link is drained (ok) or something is wrong with the
-    /// stream, the consumer or the connection.
-    async fn session(
-        &self,
-        work: &Arc<Work>,
-        tasks: &mut JoinSet<()>,
-        first: &mut bool,
-        backoff: &mut Backoff,
-    ) -> Result<(), EdgeError> {
-        let in_flight = work.delivery.policy().in_flight;
-        let ordered = in_flight == 1;
-        let consumer = self.ensure(&work.link, tasks, first, in_flight).await?;
-        let mut last = 0;
-        let mut messages = self.pull(&consumer, in_flight).await?;
-        work.link.connected();
-        loop {
-            tokio::select! {
-                () = work.link.drain.cancelled() => {
-                    give_back(&mut messages).await;
-                    return Ok(());
-                }
-                next = messages.next() => match next {
-                    Some(Ok(message)) => {
-                        let number = message.info().map_or(0, |info| info.consumer_sequence);
-                        if ordered && number != last + 1 {
-                            let lost = format!("hand-out {} was lost", last + 1);
-                            return Err(self.edge.consumer_error(lost));
-                        }
-                        last = number;
-                        backoff.reset();
-                        // Not more than `max_ack_pending` of these exist.
-                        tasks.spawn(Arc::clone(work).handle(message, work.place()));
-                    }
-                    Some(Err(error)) if error.kind() == MessagesErrorKind::Pull => {
-                        work.link.telemetry.error(ErrorKind::Connection, error);
-                    }
-                    Some(Err(error)) => return Err(self.edge.consumer_error(error)),
-                    None => return Err(self.edge.consumer_error("the pull has ended")),
-                },
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-            }
-        }
-    }
-
-    async fn ensure(
-        &self,
-        link: &Link,
-        tasks: &mut JoinSet<()>,
-        first: &mut bool,
-        in_flight: usize,
-    ) -> Result<PullConsumer, EdgeError> {
-        let (stream, done) = self.edge.ensure_stream(&self.js, &self.settings).await?;
-        if done == Provision::Created && !*first {
-            link.noticed(format_args!(
-                "edge {}: stream {} was missing and has been made",
-                self.edge.name(),
-                self.edge.stream()
-            ));
-        }
-        if !*first {
-            link.telemetry.reconnected();
-        }
-        if *first || in_flight == 1 {
-            // What is in work here is acknowledged to the one that handed it out.
-            while tasks.join_next().await.is_some() {}
-            self.forget(&stream).await?;
-        }
-        *first = false;
-        let config = self.edge.consumer_config(in_flight);
-        stream.create_consumer(config).await.map_err(|e| self.edge.consumer_error(e))
-    }
-
-    /// Removes the durable consumer, so that the one made after it hands out all
-    /// that the work queue has, in its order. What somebody had in work who has
-    /// been killed would else come when its time is up, each batch at its own:
-    /// late, and one before the other.
-    async fn forget(&self, stream: &Stream) -> Result<(), EdgeError> {
-        match stream.delete_consumer(CONSUMER).await {
-            Ok(_) => Ok(()),
-            Err(error) if is_missing(&error) => Ok(()),
-            Err(error) => Err(self.edge.consumer_error(error)),
-        }
-    }
-
-    async fn pull(
-        &self,
-        consumer: &PullConsumer,
-        in_flight: usize,
-    ) -> Result<pull::Stream, EdgeError> {
-        consumer
-            .stream()
-            .max_messages_per_batch(prefetch(in_flight))
-            .heartbeat(HEARTBEAT)
-            .expires(PULL)
-            .messages()
-            .await
-            .map_err(|e| self.edge.consumer_error(e))
     }
 }
 
@@ -193,15 +101,159 @@ impl Source for Consumer {
     }
 }
 
-/// A place in the window, when it is one's turn.
-type Place = BoxFuture<'static, Option<OwnedSemaphorePermit>>;
+/// Hands on what comes, until the link is drained.
+async fn hand_on(shared: &Arc<Shared>) {
+    if !shared.in_order() {
+        return window::run(Arc::clone(shared)).await;
+    }
+    let mut lanes = JoinSet::new();
+    for (consumer, subjects) in shared.consumers() {
+        lanes.spawn(Lane::new(Arc::clone(shared), consumer, subjects).run());
+    }
+    while lanes.join_next().await.is_some() {}
+}
 
-impl Work {
+/// Has delivered what waits in partitions that are no more, in the order of
+/// the edge.
+async fn take_left(shared: &Arc<Shared>) {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    while !shared.link.drain.is_cancelled() {
+        match shared.left().await {
+            Ok(left) if left.is_empty() => return,
+            Ok(left) => {
+                Lane::new(Arc::clone(shared), LEFT_CONSUMER.to_owned(), left)
+                    .until_empty()
+                    .run()
+                    .await;
+            }
+            Err(error) => {
+                shared.link.retrying(error);
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    () = shared.link.drain.cancelled() => {}
+                }
+            }
+        }
+    }
+}
+
+/// Whoever published with other settings may have done so after we looked.
+async fn keep_taking_left(shared: &Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_FOR_LEFT) => take_left(shared).await,
+            () = shared.link.drain.cancelled() => return,
+        }
+    }
+}
+
+/// Keeps the numbers of the queue. Never ends.
+async fn watch_queue(shared: &Arc<Shared>) {
+    let max_bytes = shared.settings.max_bytes.get();
+    loop {
+        if let Ok(stream) = shared.js.get_stream(shared.edge.stream()).await {
+            let state = &stream.cached_info().state;
+            let oldest = SystemTime::from(state.first_timestamp).elapsed().unwrap_or_default();
+            shared.link.telemetry.queued(Queue {
+                batches: state.messages,
+                bytes: state.bytes,
+                max_bytes,
+                oldest_ms: match state.messages {
+                    0 => 0,
+                    _ => u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX),
+                },
+            });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+impl Shared {
+    fn in_order(&self) -> bool {
+        partitions(&self.settings).is_some() || self.delivery.policy().in_flight == 1
+    }
+
+    /// The consumers of the edge with these settings, and their subjects.
+    fn consumers(&self) -> Vec<(String, Vec<String>)> {
+        let subjects = self.edge.subjects(&self.settings);
+        match partitions(&self.settings) {
+            None if self.in_order() => vec![(ORDERED_CONSUMER.to_owned(), subjects)],
+            None => vec![(CONSUMER.to_owned(), subjects)],
+            Some(count) => (0..count)
+                .zip(subjects)
+                .map(|(number, subject)| (format!("{CONSUMER}-{count}-{number}"), vec![subject]))
+                .collect(),
+        }
+    }
+
+    /// Subjects with batches that no consumer of these settings takes. Removes
+    /// the consumers that did: two of a work queue must not want the same.
+    async fn left(&self) -> Result<Vec<String>, EdgeError> {
+        let (stream, _) = self.edge.ensure_stream(&self.js, &self.settings).await?;
+        let ours = self.consumers();
+        let mut names = stream.consumer_names();
+        while let Some(name) = names.next().await {
+            let name = name.map_err(|e| self.edge.stream_error(e))?;
+            if !ours.iter().any(|(ours, _)| *ours == name) {
+                forget(&self.edge, &stream, &name).await?;
+            }
+        }
+        let mut subjects =
+            stream.info_with_subjects(">").await.map_err(|e| self.edge.stream_error(e))?;
+        let mut left = Vec::new();
+        while let Some(subject) = subjects.next().await {
+            let (subject, _) = subject.map_err(|e| self.edge.stream_error(e))?;
+            if !ours.iter().any(|(_, subjects)| subjects.contains(&subject)) {
+                left.push(subject);
+            }
+        }
+        Ok(left)
+    }
+
+    pub(crate) async fn ensure_stream(&self, first: bool) -> Result<Stream, EdgeError> {
+        let (stream, done) = self.edge.ensure_stream(&self.js, &self.settings).await?;
+        if done == Provision::Created && !first {
+            self.link.noticed(format_args!(
+                "edge {}: stream {} was missing and has been made",
+                self.edge.name(),
+                self.edge.stream()
+            ));
+        }
+        if !first {
+            self.link.telemetry.reconnected();
+        }
+        Ok(stream)
+    }
+
+    /// What the consumer of this name has come to, if there is one.
+    pub(crate) async fn before(
+        &self,
+        stream: &Stream,
+        consumer: &str,
+    ) -> Result<Option<Before>, EdgeError> {
+        let found = stream.get_consumer::<consumer::pull::Config>(consumer).await;
+        let found = match found {
+            Ok(found) => found,
+            // The client does not tell a missing one from a silent server here.
+            Err(error) => {
+                let mut names = stream.consumer_names();
+                while let Some(name) = names.next().await {
+                    if name.map_err(|e| self.edge.stream_error(e))? == consumer {
+                        return Err(self.edge.consumer_error(error));
+                    }
+                }
+                return Ok(None);
+            }
+        };
+        let info = found.cached_info();
+        Ok(Some(Before { waiting: info.num_ack_pending, last: info.delivered.stream_sequence }))
+    }
+
     /// Stands in line for a place in the window. The line is formed by asking,
     /// so it is asked here, in the order of the edge, and not in tasks that run
     /// in any order.
-    fn place(&self) -> Place {
-        let mut place = Box::pin(Arc::clone(&self.window).acquire_owned());
+    pub(crate) fn place(shared: &Arc<Self>) -> Place {
+        let mut place = Box::pin(Arc::clone(&shared.window).acquire_owned());
         match (&mut place).now_or_never() {
             Some(place) => std::future::ready(place.ok()).boxed(),
             // Fails only when the semaphore is closed, which nobody does.
@@ -209,51 +261,28 @@ impl Work {
         }
     }
 
-    /// Delivers one batch and acknowledges it. Starts as soon as the batch is
-    /// here, before there is room in the window, because JetStream's clock
-    /// runs from the hand-out.
-    async fn handle(self: Arc<Self>, message: Message, place: Place) {
-        let published = message.info().ok().map(|info| SystemTime::from(info.published));
-        let batch = Packed::read(message.payload.clone());
-        self.link.telemetry.received(batch.messages() as u64, batch.bytes() as u64);
-        let deliver = async {
-            let _place = tokio::select! {
-                place = place => place?,
-                () = self.link.drain.cancelled() => return None,
-            };
-            tokio::select! {
-                outcome = self.delivery.deliver(batch) => Some(outcome),
-                // Given back at once, and not when JetStream has waited for it.
-                () = self.link.leave.cancelled() => None,
-            }
-        };
-        tokio::pin!(deliver);
-        let mut progress =
-            tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS, PROGRESS);
-        let safe = loop {
-            tokio::select! {
-                outcome = &mut deliver => break outcome.is_some(),
-                _ = progress.tick() => tell(&message, AckKind::Progress).await,
-            }
-        };
-        if !safe {
-            return tell(&message, AckKind::Nak(None)).await;
+    /// Has one batch delivered, no faster than the edge's rate. `None` when the
+    /// link is going before it is done.
+    pub(crate) async fn deliver(&self, batch: Packed) -> Option<Outcome> {
+        tokio::select! {
+            () = self.rate.wait(batch.messages()) => {}
+            () = self.link.drain.cancelled(), if self.settings.max_rate.is_some() => return None,
         }
-        self.acknowledge(&message).await;
-        if let Some(lag) = published.and_then(|at| at.elapsed().ok()) {
-            self.link.telemetry.acknowledged_after(lag);
+        tokio::select! {
+            outcome = self.delivery.deliver(batch) => Some(outcome),
+            // Given back at once, and not when JetStream has waited for it.
+            () = self.link.leave.cancelled() => None,
         }
     }
 
-    /// Acknowledges and has it confirmed. Without confirmation the batch comes
-    /// again, and the stage's output is dropped as a duplicate further on.
-    async fn acknowledge(&self, message: &Message) {
-        let Some(reply) = message.reply.clone() else { return };
+    /// Acknowledges, and says whether that was confirmed.
+    pub(crate) async fn acknowledge(&self, message: &Message) -> bool {
+        let Some(reply) = message.reply.clone() else { return true };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         for _ in 0..ACK_TRIES {
             let confirmed = self.client.request(reply.clone(), AckKind::Ack.into());
             match tokio::time::timeout(ACK_TIMEOUT, confirmed).await {
-                Ok(Ok(_)) => return,
+                Ok(Ok(_)) => return true,
                 Ok(Err(error)) => self
                     .link
                     .telemetry
@@ -265,6 +294,68 @@ impl Work {
             }
             backoff.wait().await;
         }
+        false
+    }
+}
+
+/// What a consumer had come to before somebody began with it anew.
+#[derive(Debug)]
+pub(crate) struct Before {
+    /// Batches that were handed out and not acknowledged.
+    pub(crate) waiting: usize,
+    /// Sequence number in the stream of the last one that was handed out.
+    pub(crate) last: u64,
+}
+
+/// Counts what an edge drops: sequence numbers that are missing between two
+/// hand-outs of an edge with one subject were in the stream and are gone.
+pub(crate) struct Gaps {
+    shared: Arc<Shared>,
+    next: Option<u64>,
+}
+
+impl Gaps {
+    pub(crate) fn after(shared: Arc<Shared>, before: Option<&Before>) -> Self {
+        // What was handed out and not acknowledged comes first.
+        let next = before.filter(|before| before.waiting == 0).map(|before| before.last + 1);
+        Self { shared, next }
+    }
+
+    pub(crate) fn all(&mut self, messages: &[Message]) {
+        for message in messages {
+            self.seen(message);
+        }
+    }
+
+    pub(crate) fn seen(&mut self, message: &Message) {
+        let settings = &self.shared.settings;
+        let drops = settings.when_full == WhenFull::DropOldest || settings.max_age.is_some();
+        let Ok(info) = message.info() else { return };
+        if !drops || info.delivered > 1 || partitions(settings).is_some() {
+            return;
+        }
+        let missing = self.next.map_or(0, |next| info.stream_sequence.saturating_sub(next));
+        self.next = Some(info.stream_sequence + 1);
+        if missing > 0 {
+            self.shared.link.telemetry.dropped_batches(missing);
+            tracing::warn!(
+                edge = self.shared.edge.name(),
+                batches = missing,
+                "dropped the oldest, as its settings want it"
+            );
+        }
+    }
+}
+
+/// Removes a durable consumer, so that the one made after it hands out all
+/// that the work queue has, in its order. What somebody had in work who has
+/// been killed would else come when its time is up, each batch at its own:
+/// late, and one before the other.
+pub(crate) async fn forget(edge: &Edge, stream: &Stream, name: &str) -> Result<(), EdgeError> {
+    match stream.delete_consumer(name).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_missing(&error) => Ok(()),
+        Err(error) => Err(edge.consumer_error(error)),
     }
 }
 
@@ -273,17 +364,9 @@ fn is_missing(error: &ConsumerError) -> bool {
     error.error_code() == ErrorCode::CONSUMER_NOT_FOUND
 }
 
-/// Gives back what was pulled and not begun, so that the next consumer has it
-/// at once and not after the wait.
-async fn give_back(messages: &mut pull::Stream) {
-    while let Some(Some(Ok(message))) = messages.next().now_or_never() {
-        tell(&message, AckKind::Nak(None)).await;
-    }
-}
-
 /// Tells JetStream something it may as well not hear: if it is lost, the batch
 /// only comes again.
-async fn tell(message: &Message, what: AckKind) {
+pub(crate) async fn tell(message: &Message, what: AckKind) {
     if let Err(error) = message.ack_with(what).await {
         tracing::debug!(%error, "could not tell JetStream {what:?}");
     }

@@ -12,8 +12,10 @@
 //!   the back-pressure, it reaches back to the source.
 //! * [`Consumer`] is the source half. A batch is acknowledged (and the
 //!   acknowledgement confirmed) when the stage has answered ok or the guilty
-//!   message is in the dead letters; while that takes long, JetStream is told
-//!   so; after a crash it delivers again.
+//!   message is in the dead letters; after a crash it is delivered again at once.
+//!   Without order several batches are in flight and overtake one another
+//!   (`window`). In order, one lane for the edge or one for each partition by key
+//!   delivers one batch at a time and joins small ones when it is behind (`lane`).
 //!
 //! Streams and consumers are made when they are missing and changed when the
 //! settings have changed. One that vanishes while it is used is made again,
@@ -29,7 +31,11 @@
 
 mod consume;
 mod edge;
+mod lane;
 mod publish;
+mod pull;
+mod rate;
+mod window;
 
 #[cfg(feature = "provider")]
 mod connector;

@@ -8,11 +8,12 @@ use async_nats::jetstream::context::{Publish, PublishError, PublishErrorKind};
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use millrace_kit::packed::TRACEPARENT;
+use millrace_kit::regroup::partition;
 use millrace_kit::write::WRITE_TIMEOUT;
 use millrace_kit::{Backoff, Link, Packed, Sink, WriteError};
 use millrace_settings::edge::EdgeSettings;
 
-use crate::edge::{Edge, EdgeError, Provision};
+use crate::edge::{Edge, EdgeError, Provision, partitions};
 
 /// How long the streams may take when the way is probed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -63,9 +64,25 @@ impl Publisher {
 
     async fn publish_to_all(&self, batch: &Packed) -> Result<(), WriteError> {
         let publishes =
-            self.edges.iter().map(|(edge, settings)| self.publish_to(edge, settings, batch));
+            self.edges.iter().map(|(edge, settings)| self.publish_to_edge(edge, settings, batch));
         // All of them to the end, also after an error: the repeat finds what
         // went through already there and is dropped.
+        join_all(publishes).await.into_iter().collect()
+    }
+
+    async fn publish_to_edge(
+        &self,
+        edge: &Edge,
+        settings: &EdgeSettings,
+        batch: &Packed,
+    ) -> Result<(), WriteError> {
+        let Some(count) = partitions(settings) else {
+            return self.publish_to(edge, settings, edge.subject(), batch).await;
+        };
+        let parts = partition(batch, count);
+        let publishes = parts.iter().map(|(number, part)| {
+            self.publish_to(edge, settings, edge.partition_subject(*number, count), part)
+        });
         join_all(publishes).await.into_iter().collect()
     }
 
@@ -73,12 +90,13 @@ impl Publisher {
         &self,
         edge: &Edge,
         settings: &EdgeSettings,
+        subject: String,
         batch: &Packed,
     ) -> Result<(), WriteError> {
-        let result = match self.publish_once(edge, batch).await {
+        let result = match self.publish_once(subject.clone(), batch).await {
             Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
                 self.make_again(edge, settings).await?;
-                self.publish_once(edge, batch).await
+                self.publish_once(subject, batch).await
             }
             // Where somebody listens to the edge (a tap), a stream that is gone
             // shows as silence. The stage asks again, and finds it made.
@@ -92,7 +110,7 @@ impl Publisher {
         result.map_err(|error| write_error(edge, &error))
     }
 
-    async fn publish_once(&self, edge: &Edge, batch: &Packed) -> Result<(), PublishError> {
+    async fn publish_once(&self, subject: String, batch: &Packed) -> Result<(), PublishError> {
         let mut publish = Publish::build().payload(batch.body().clone());
         if let Some(id) = batch.id() {
             publish = publish.message_id(id);
@@ -100,7 +118,7 @@ impl Publisher {
         if let Some(trace) = batch.traceparent() {
             publish = publish.header(TRACEPARENT, trace);
         }
-        let acknowledged = self.js.send_publish(edge.subject(), publish).await?.await?;
+        let acknowledged = self.js.send_publish(subject, publish).await?.await?;
         if acknowledged.duplicate {
             self.link.telemetry.duplicate();
         }

@@ -5,10 +5,14 @@ use bytes::Bytes;
 use crate::link::LinkNames;
 use crate::packed::{Packed, TRACEPARENT};
 
+/// What the names of all these headers begin with. They belong to the platform, and are no part of the message.
+pub const PREFIX: &str = "millrace-dead-";
 /// Header of a dead letter: the pipeline.
 pub const PIPELINE: &str = "millrace-dead-pipeline";
 /// Header of a dead letter: the stage that was called.
 pub const STAGE: &str = "millrace-dead-stage";
+/// Header of a dead letter: the step that refused it. Where a stage or a connector did, there is none.
+pub const STEP: &str = "millrace-dead-step";
 /// Header of a dead letter: why, one of a few words.
 pub const KIND: &str = "millrace-dead-kind";
 /// Header of a dead letter: the number of the last attempt.

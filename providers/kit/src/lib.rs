@@ -12,6 +12,7 @@
 //! | [`delivery`] | calls with timeout, retry, probe, bisecting, dead letters |
 //! | [`write`] | what every sink does around a write: time limit, counters, dead letters |
 //! | [`packed`], [`dead`], [`id`] | batches on their way, dead letters, identities |
+//! | [`regroup`] | batches joined, split, parted by key |
 //! | [`backoff`] | jittered pauses |
 //! | [`link`], [`telemetry`], [`status`] | state and counters, and how they are shown |
 //! | [`orphan`] | noticing that the host is gone |
@@ -32,6 +33,7 @@ pub mod inlet;
 pub mod link;
 pub mod orphan;
 pub mod packed;
+pub mod regroup;
 pub mod stage;
 pub mod status;
 pub mod telemetry;
@@ -45,5 +47,5 @@ pub use link::{Link, LinkNames};
 pub use packed::Packed;
 pub use stage::{DeadLetters, Sink, Source, Stage, WriteError};
 pub use status::{Direction, LinkStatus, ProviderStatus, State};
-pub use telemetry::{Counters, Telemetry};
+pub use telemetry::{Counters, Queue, Telemetry};
 pub use tokio_util::sync::CancellationToken;

@@ -24,12 +24,14 @@ pub struct Telemetry {
     dead_letters: AtomicU64,
     duplicates: AtomicU64,
     dropped: AtomicU64,
+    dropped_batches: AtomicU64,
     reconnects: AtomicU64,
     in_flight: AtomicU64,
     lag_last_us: AtomicU64,
     lag_max_us: AtomicU64,
     errors: [AtomicU64; ErrorKind::ALL.len()],
     last_error: Mutex<Option<LastError>>,
+    queue: Mutex<Option<Queue>>,
 }
 
 impl Telemetry {
@@ -59,6 +61,17 @@ impl Telemetry {
     /// Messages that cannot be carried and that the protocol allows to lose.
     pub fn dropped(&self, messages: u64) {
         self.dropped.fetch_add(messages, Relaxed);
+    }
+
+    /// Batches that an edge has dropped because its author said so: the oldest
+    /// of a full one, or those above its age.
+    pub fn dropped_batches(&self, batches: u64) {
+        self.dropped_batches.fetch_add(batches, Relaxed);
+    }
+
+    /// What waits on an edge.
+    pub fn queued(&self, queue: Queue) {
+        *self.queue.lock() = Some(queue);
     }
 
     /// A connection made again after it was lost.
@@ -110,12 +123,14 @@ impl Telemetry {
             dead_letters: self.dead_letters.load(Relaxed),
             duplicates: self.duplicates.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
+            dropped_batches: self.dropped_batches.load(Relaxed),
             reconnects: self.reconnects.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
             lag_last_us: self.lag_last_us.load(Relaxed),
             lag_max_us: self.lag_max_us.load(Relaxed),
             errors,
             last_error: self.last_error.lock().clone(),
+            queue: *self.queue.lock(),
         }
     }
 }
@@ -151,6 +166,8 @@ pub struct Counters {
     /// Messages that were not carried because the protocol allows it and they
     /// could not be (a message above the batch limit at QoS 0, for example).
     pub dropped: u64,
+    /// Batches that an edge dropped because its author said so.
+    pub dropped_batches: u64,
     /// Connections made again after a loss.
     pub reconnects: u64,
     /// Calls or publishes not yet answered, now.
@@ -163,6 +180,23 @@ pub struct Counters {
     pub errors: BTreeMap<String, u64>,
     /// The last error, if there was one. It stays after things went well again.
     pub last_error: Option<LastError>,
+    /// What waits on an edge; only its far end knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Queue>,
+}
+
+/// What waits on an edge, in work included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Queue {
+    /// Batches.
+    pub batches: u64,
+    /// Their bytes, with what JetStream adds.
+    pub bytes: u64,
+    /// Most bytes that there can be.
+    pub max_bytes: u64,
+    /// Milliseconds for which the oldest has waited; 0 when there is none.
+    pub oldest_ms: u64,
 }
 
 /// An error and when it was.

@@ -8,19 +8,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::Settings;
 use crate::flat::{self, FieldError};
-use crate::values::{Bytes, Duration};
+use crate::values::{Bytes, Count, Duration};
 
 /// Key of the comma-separated names of the edges a stage publishes to.
 pub const EDGES: &str = "edges";
+
+/// What an edge does when it is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum WhenFull {
+    /// Refuses, and so holds back the stage before it and at last the source.
+    #[default]
+    Block,
+    /// Drops the oldest batches and counts them in the status: where new
+    /// readings are worth more than old ones.
+    DropOldest,
+}
 
 /// What a durable edge keeps. The stage at its far end gets its batches by
 /// [`crate::Delivery`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct EdgeSettings {
-    /// Most bytes waiting on the edge, from 1MiB to 1024GiB. A full edge
-    /// refuses, and so holds back the stage before it: nothing is dropped.
+    /// Most bytes waiting on the edge, from 1MiB to 1024GiB.
     pub max_bytes: Bytes<1_048_576, 1_099_511_627_776>,
+    /// What happens when it is full: `block` or `drop-oldest`.
+    pub when_full: WhenFull,
     /// Messages older than this are dropped, from 1s to 365d. Without it they
     /// wait for as long as it takes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,14 +42,33 @@ pub struct EdgeSettings {
     /// How long a repeated publish of the same batch is recognised and
     /// dropped, from 100ms to 1d. Not above `max-age`.
     pub dedup_window: Duration<100, 86_400_000>,
+    /// Partitions by key, or by topic for messages without one. Each has one
+    /// batch in flight, so that the order of a key is kept; `in-flight` is how
+    /// many of them deliver at the same time. Without it batches overtake one
+    /// another, except with `in-flight: 1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<Count<1, 64>>,
+    /// Most messages a second that are handed on, for a far end that a backlog
+    /// after an outage would swamp. Without it there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rate: Option<Count<1, 10_000_000>>,
+    /// How long batches are kept for a replay after they were handed on, from
+    /// 1m to 365d, in as many bytes again as `max-bytes`, the newest. Without
+    /// it nothing is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<Duration<60_000, 31_536_000_000>>,
 }
 
 impl Default for EdgeSettings {
     fn default() -> Self {
         Self {
             max_bytes: Bytes::from_bytes(64 << 20),
+            when_full: WhenFull::Block,
             max_age: None,
             dedup_window: Duration::from_millis(120_000),
+            partitions: None,
+            max_rate: None,
+            history: None,
         }
     }
 }
@@ -43,16 +76,24 @@ impl Default for EdgeSettings {
 impl Settings for EdgeSettings {
     fn check(&self) -> Result<(), FieldError> {
         // JetStream refuses a stream whose duplicate window is above its age.
-        match self.max_age {
-            Some(age) if self.dedup_window.as_millis() > age.as_millis() => {
-                Err(FieldError::invalid(
-                    "dedup-window",
-                    &self.dedup_window.to_string(),
-                    format!("must not be above max-age, which is {age}"),
-                ))
-            }
-            _ => Ok(()),
+        if let Some(age) = self.max_age
+            && self.dedup_window.as_millis() > age.as_millis()
+        {
+            return Err(FieldError::invalid(
+                "dedup-window",
+                &self.dedup_window.to_string(),
+                format!("must not be above max-age, which is {age}"),
+            ));
         }
+        // What is dropped is counted by gaps in the order of the one consumer.
+        if let (WhenFull::DropOldest, Some(partitions)) = (self.when_full, self.partitions) {
+            return Err(FieldError::invalid(
+                "partitions",
+                &partitions.to_string(),
+                "cannot be combined with when-full: drop-oldest, which could not tell what it dropped",
+            ));
+        }
+        Ok(())
     }
 }
 

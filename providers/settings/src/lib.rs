@@ -23,11 +23,15 @@ pub mod modbus;
 pub mod mqtt;
 mod nested;
 pub mod registry;
+pub mod rollout;
 pub mod values;
 
 pub use delivery::{Delivery, WithDelivery};
 pub use flat::{FieldError, from_flat, to_flat};
-pub use values::{BrokerUrl, Bytes, Count, Duration, Qos, ShareName, TopicFilter, TopicTemplate};
+pub use rollout::Rollout;
+pub use values::{
+    BrokerUrl, Bytes, Count, Duration, Percent, Qos, ShareName, TopicFilter, TopicTemplate,
+};
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -104,6 +104,9 @@ pub const EDGE: Kind = Kind::of::<edge::EdgeSettings>();
 /// The settings of delivery.
 pub const DELIVERY: Kind = Kind::of::<crate::Delivery>();
 
+/// The settings of roll-outs.
+pub const ROLLOUT: Kind = Kind::of::<crate::Rollout>();
+
 /// The connector of this name.
 #[must_use]
 pub fn connector(name: &str) -> Option<&'static Connector> {

@@ -302,6 +302,64 @@ inline_schema!(
     ] })
 );
 
+/// A share from 0% to 100%, to two decimals. Written with the sign: `5%`,
+/// `0.5%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(u32);
+
+impl Percent {
+    /// So many hundredths, at most all. For constants.
+    #[must_use]
+    pub const fn whole(percent: u32) -> Self {
+        Self(if percent > 100 { 10_000 } else { percent * 100 })
+    }
+
+    /// The share of one.
+    #[must_use]
+    pub fn share(self) -> f64 {
+        f64::from(self.0) / 10_000.0
+    }
+}
+
+impl FromStr for Percent {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text.strip_suffix('%').and_then(hundredths) {
+            Some(share) if share <= 10_000 => Ok(Self(share)),
+            _ => refuse("must be a share from 0% to 100%, such as 5% or 0.5%"),
+        }
+    }
+}
+
+/// A number with at most two decimals, times a hundred.
+fn hundredths(number: &str) -> Option<u32> {
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    if decimals.len() > 2 {
+        return None;
+    }
+    let unit = if decimals.len() == 1 { 10 } else { 1 };
+    let decimals = digits(decimals)? * unit;
+    u32::try_from(digits(whole)?.checked_mul(100)?.checked_add(decimals)?).ok()
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.0 / 100, self.0 % 100);
+        match rest {
+            0 => write!(f, "{whole}%"),
+            _ if rest.is_multiple_of(10) => write!(f, "{whole}.{}%", rest / 10),
+            _ => write!(f, "{whole}.{rest:02}%"),
+        }
+    }
+}
+
+as_text!(Percent, "a share such as 5%");
+inline_schema!(
+    Percent,
+    json_schema!({ "title": "share", "type": "string", "pattern": "^[0-9]{1,3}(\\.[0-9]{1,2})?%$" })
+);
+
 /// A whole number without sign, at most 15 digits.
 fn digits(text: &str) -> Option<u64> {
     let plain = !text.is_empty() && text.len() <= 15 && text.bytes().all(|b| b.is_ascii_digit());

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use millrace_settings::edge::{self, EdgeSettings};
+use millrace_settings::edge::{self, EdgeSettings, WhenFull};
 use millrace_settings::flat;
 use millrace_settings::flat::{FieldErrorKind, check_flat, field_names, from_flat, to_flat};
 use millrace_settings::mqtt::{SinkSettings, SourceSettings, Version};
@@ -169,6 +169,9 @@ fn fields_that_contradict_each_other_are_refused() {
     assert_eq!(error.field, "backoff-min");
     let error = from_flat::<EdgeSettings, _>(&map(&[("max-age", "1m")]), &[]).unwrap_err();
     assert_eq!(error.field, "dedup-window");
+    let both = map(&[("when-full", "drop-oldest"), ("partitions", "4")]);
+    let error = from_flat::<EdgeSettings, _>(&both, &[]).unwrap_err();
+    assert_eq!(error.field, "partitions");
     let old = source(&[("version", "3.1.1"), ("password-file", "/p")]);
     assert_eq!(from_flat::<SourceSettings, _>(&old, &[]).unwrap_err().field, "password-file");
     let both = source(&[("version", "3.1.1"), ("password-file", "/p"), ("username", "u")]);
@@ -451,11 +454,15 @@ proptest! {
     }
 
     #[test]
-    fn edges_survive(bytes in 1u64 << 20..1 << 40, age in proptest::option::of(1_000u64..31_536_000_000), window in 100u64..1_000) {
+    fn edges_survive(bytes in 1u64 << 20..1 << 40, age in proptest::option::of(1_000u64..31_536_000_000), window in 100u64..1_000, partitions in proptest::option::of(1u64..=64), rate in proptest::option::of(1u64..=10_000_000)) {
         round_trip(&EdgeSettings {
             max_bytes: Bytes::from_bytes(bytes),
             max_age: age.map(Duration::from_millis),
+            when_full: if partitions.is_none() { WhenFull::DropOldest } else { WhenFull::Block },
             dedup_window: Duration::from_millis(window),
+            partitions: partitions.map(|n| Count::new(n).unwrap()),
+            max_rate: rate.map(|n| Count::new(n).unwrap()),
+            history: age.map(|age| Duration::from_millis(age.max(60_000))),
         });
     }
 

@@ -1,7 +1,7 @@
 //! What was sent, what came, and what that proves.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::message;
 
@@ -11,14 +11,17 @@ pub(crate) struct Ledger {
     sent: u64,
     /// How often each number came.
     came: Vec<u32>,
-    /// The highest number so far, and when it came.
-    newest: Option<(u64, Instant)>,
+    /// The highest number so far.
+    newest: Option<u64>,
     /// The highest number of each key.
     last: HashMap<u64, u64>,
     /// Messages that came first after a later one of their key.
     overtaken: u64,
     /// Messages that are not as they were sent.
     damaged: u64,
+    /// When something new came last, and the longest time before that in which nothing did: since the watch began.
+    news: Option<Instant>,
+    silence: Duration,
 }
 
 impl Ledger {
@@ -48,19 +51,30 @@ impl Ledger {
         if *count > 1 {
             return;
         }
+        if let Some(before) = self.news.replace(now) {
+            self.silence = self.silence.max(now.duration_since(before));
+        }
         let last = self.last.entry(message::key(number)).or_insert(number);
         if number < *last {
             self.overtaken += 1;
         }
         *last = number.max(*last);
-        if self.newest.is_none_or(|(newest, _)| number > newest) {
-            self.newest = Some((number, now));
-        }
+        self.newest = self.newest.max(Some(number));
     }
 
-    /// When a message with this number or a later one came, if one has.
-    pub(crate) fn arrived_from(&self, number: u64) -> Option<Instant> {
-        self.newest.filter(|(newest, _)| *newest >= number).map(|(_, at)| at)
+    /// Whether a message with this number or a later one has come.
+    pub(crate) fn arrived_from(&self, number: u64) -> bool {
+        self.newest.is_some_and(|newest| newest >= number)
+    }
+
+    /// From now on counts the time in which nothing comes.
+    pub(crate) fn watch(&mut self, now: Instant) {
+        (self.news, self.silence) = (Some(now), Duration::ZERO);
+    }
+
+    /// The longest time since the watch began in which nothing new came.
+    pub(crate) const fn silence(&self) -> Duration {
+        self.silence
     }
 
     /// Numbers that were sent and have neither come nor, where they trap, died.
@@ -116,7 +130,7 @@ mod tests {
         let ledger = books(6, [0, 1, 3, 3, 3, 4]);
         assert_eq!(ledger.missing(&[]), [2, 5]);
         assert_eq!((ledger.duplicates(), ledger.damaged()), (2, 0));
-        assert!(ledger.arrived_from(4).is_some() && ledger.arrived_from(5).is_none());
+        assert!(ledger.arrived_from(4) && !ledger.arrived_from(5));
         let mut ledger = books(1, []);
         ledger.enter(b"{\"seq\":0}", Instant::now());
         ledger.enter(message::write(9).as_bytes(), Instant::now());
@@ -129,6 +143,17 @@ mod tests {
         assert!(message::traps(500));
         assert_eq!(ledger.missing(&[]), [500]);
         assert!(ledger.missing(&[500]).is_empty());
+    }
+
+    #[test]
+    fn silence_is_the_longest_time_without_anything_new() {
+        let mut ledger = books(4, []);
+        let start = Instant::now();
+        ledger.watch(start);
+        for (number, at) in [(0, 2), (1, 3), (0, 9), (2, 10), (3, 11)] {
+            ledger.enter(message::write(number).as_bytes(), start + Duration::from_secs(at));
+        }
+        assert_eq!(ledger.silence(), Duration::from_secs(7), "what comes again is nothing new");
     }
 
     #[test]

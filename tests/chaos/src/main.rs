@@ -2,7 +2,8 @@
 //! frozen and replaced, and the proof that every message arrived, intact, and in the order of its key.
 //!
 //! - [`schedule`]: which fault comes when; the same for the same seed;
-//! - [`plant`]: Kafka, nats-server, host and pipeline, and what is done to them;
+//! - [`plant`]: Kafka, nats-server, wadm, hosts and pipeline, and what is done to them;
+//! - [`disk`]: a disk for JetStream that can be filled;
 //! - [`traffic`]: the machine that sends, and the reader of what comes out;
 //! - [`message`]: a message that shows whether it is whole;
 //! - [`ledger`]: what was sent, what came, and what that proves;
@@ -10,6 +11,7 @@
 //!
 //! Kafka stands at both ends, because it keeps what it has acknowledged when it is killed: a loss is ours.
 
+mod disk;
 mod ledger;
 mod message;
 mod plant;
@@ -39,9 +41,15 @@ const RECOVERY: Duration = Duration::from_secs(120);
 
 /// Faults under load, and the proof that nothing is lost.
 ///
-/// Starts Kafka, nats-server and a host of its own, deploys a pipeline of two stages with a durable edge between them,
-/// and kills, freezes and replaces its parts, each in turn and then at random, while numbered messages go through. Every
-/// thousandth message traps its step and has to end as a dead letter.
+/// Starts Kafka, nats-server, wadm and a host of its own, deploys a pipeline of two stages with a durable edge between
+/// them, and kills, freezes and replaces its parts, each in turn and then at random, while numbered messages go through.
+/// Every thousandth message traps its step and has to end as a dead letter.
+///
+/// With two hosts the stages run on both. One of the two is killed, or stands still, for 5 to 40 seconds, while the other
+/// carries on with what it has, and takes over the providers when wadm has noticed.
+///
+/// Filling JetStream's disk needs a small file system of its own, and so the right to mount one where only this program
+/// sees it (root has it); without it this fault is left out.
 #[derive(Debug, Parser)]
 #[command(
     name = "millrace chaos",
@@ -50,17 +58,21 @@ const RECOVERY: Duration = Duration::from_secs(120);
 Examples:
   millrace chaos                             a minute, each fault once or so
   millrace chaos --for 30m --seed 7          the faults of seed 7
+  millrace chaos --hosts 2 --for 10m         two hosts, either of which may be gone
   millrace chaos --only nats,broker --json
 
 Exits with 1 when a message was lost or damaged, or one overtook another of its key."
 )]
 struct Args {
-    /// How long faults are made, as 90s or 30m.
+    /// How long faults are begun, as 90s or 30m.
     #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = millrace_platform::parse_time)]
     time: Duration,
     /// Which faults come when [default: chosen anew, and printed].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Hosts of the lattice.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    hosts: u8,
     /// Messages a second.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     rate: u32,
@@ -72,13 +84,21 @@ struct Args {
     json: bool,
 }
 
+impl Args {
+    fn hosts(&self) -> usize {
+        usize::from(self.hosts)
+    }
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt().with_env_filter("off").with_writer(std::io::stderr).init();
     let args = Args::parse();
+    let wants_disk = args.only.is_empty() || args.only.contains(&Fault::Disk);
+    let disk = wants_disk && may_mount();
     let runtime = tokio::runtime::Runtime::new()?;
     let report = runtime.block_on(async {
         tokio::select! {
-            report = run(&args) => report,
+            report = run(&args, disk) => report,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
         }
     })?;
@@ -86,15 +106,26 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if report.kept() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Whether this program has mounts of its own; says why not.
+fn may_mount() -> bool {
+    let result = disk::with_private_mounts();
+    if let Err(error) = &result {
+        progress(format_args!("the fault `disk` is left out, because it needs a mount: {error:#}"));
+    }
+    result.is_ok()
+}
+
 fn progress(text: impl std::fmt::Display) {
     eprintln!("> {text}");
 }
 
-async fn run(args: &Args) -> anyhow::Result<Report> {
+async fn run(args: &Args, disk: bool) -> anyhow::Result<Report> {
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     progress(format_args!("seed {seed}"));
-    let mut schedule = Schedule::new(seed, &args.only);
-    let mut plant = Plant::start().await?;
+    let mut plant = Plant::start(args.hosts(), disk).await?;
+    let faults = plant.possible(&args.only);
+    anyhow::ensure!(!faults.is_empty(), "none of these faults can be made here");
+    let mut schedule = Schedule::new(seed, &faults, args.hosts());
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let reader = Reader::start(plant.kafka(), Arc::clone(&ledger))?;
     let machine = Machine::start(plant.kafka(), args.rate, Arc::clone(&ledger))?;
@@ -103,39 +134,37 @@ async fn run(args: &Args) -> anyhow::Result<Report> {
     let start = Instant::now();
     let mut events = Vec::new();
     while start.elapsed() < args.time {
-        let (fault, pause) = schedule.next();
-        tokio::time::sleep(pause).await;
-        let (at, sent) = (Instant::now(), ledger.lock().sent());
+        let turn = schedule.next();
+        let fault = turn.fault;
+        tokio::time::sleep(turn.pause).await;
+        let at = Instant::now();
+        ledger.lock().watch(at);
         progress(format_args!("{:>5.1} s  {fault}", start.elapsed().as_secs_f64()));
-        plant.inflict(fault).await.with_context(|| format!("fault {fault}"))?;
-        let back = wait(&ledger, sent, RECOVERY)
+        let loss = plant.inflict(&turn).await.with_context(|| format!("fault {fault}"))?;
+        let sent = ledger.lock().sent();
+        wait(&ledger, sent, RECOVERY)
             .await
-            .with_context(|| format!("after fault {fault}\nhost log:\n{}", plant.log()))?;
-        events.push(Event {
-            fault,
-            after: at.duration_since(start),
-            recovery: back.duration_since(at),
-        });
+            .with_context(|| format!("after fault {fault}\nlogs:\n{}", plant.log()))?;
+        let recovery = ledger.lock().silence();
+        events.push(Event { fault, after: at.duration_since(start), recovery, loss });
     }
     progress("no more faults; waiting until all is through");
     machine.stop().await?;
     let done = settle(&ledger, &plant, PATIENCE).await?;
     reader.stop().await;
-    let report = Report::new(seed, args.rate, start.elapsed(), events, &ledger.lock(), done);
+    let report = Report::new(seed, args, start.elapsed(), events, &ledger.lock(), done);
     plant.stop().await;
     Ok(report)
 }
 
-/// Waits until a message has come that was sent after so many others; when it did.
-async fn wait(ledger: &Mutex<Ledger>, sent: u64, patience: Duration) -> anyhow::Result<Instant> {
+/// Waits until a message has come that was sent after so many others.
+async fn wait(ledger: &Mutex<Ledger>, sent: u64, patience: Duration) -> anyhow::Result<()> {
     let start = Instant::now();
-    loop {
-        if let Some(at) = ledger.lock().arrived_from(sent) {
-            return Ok(at);
-        }
+    while !ledger.lock().arrived_from(sent) {
         anyhow::ensure!(start.elapsed() < patience, "nothing came through for {patience:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    Ok(())
 }
 
 /// Waits until all that is to arrive has, and all that is to be a dead letter is; the dead letters that were found.

@@ -1,5 +1,6 @@
 //! The servers and the pipeline, and what is done to them.
 
+use std::cmp::Reverse;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use async_nats::jetstream::consumer::pull;
 use futures::StreamExt as _;
 use millrace_batch::Batch;
 use millrace_kit::status::dead_stream;
-use millrace_peers::{Kafka, NatsServer};
+use millrace_peers::{Kafka, NatsOptions, NatsServer};
 use millrace_platform::{Host, HostOptions, find};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -17,8 +18,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::disk::Disk;
 use crate::message;
-use crate::schedule::Fault;
+use crate::schedule::{Fault, Turn};
 
 const LATTICE: &str = "chaos";
 const PIPELINE: &str = "chaos";
@@ -36,10 +38,22 @@ const FROZEN: Duration = Duration::from_secs(3);
 /// How long a server is away that was killed.
 const AWAY: Duration = Duration::from_secs(1);
 
+/// How long wadm is away. Nothing waits for it, so it may be a while.
+const WADM_AWAY: Duration = Duration::from_secs(5);
+
+/// How long the disk is full.
+const FULL: Duration = Duration::from_secs(5);
+
+/// The stages are on both hosts within this time.
+const SPREAD: Duration = Duration::from_secs(60);
+
+/// The providers of the pipeline.
+const PROVIDERS: [&str; 2] = ["conduit", "kafka"];
+
 /// A provider that was killed is there again within this time.
 const PROVIDER: Duration = Duration::from_secs(30);
 
-/// One batch at a time everywhere: several overtake one another, and with them the messages of a key.
+/// The source takes one batch at a time and the edge keeps the order of each key.
 const DEFINITION: &str = r#"
 millrace: v1alpha1
 pipeline: chaos
@@ -49,13 +63,14 @@ steps:
   pass: { map: pass-map, from: in }
   behave:
     map: misbehaves
-    from: { name: pass, durable: { delivery: { in-flight: 1 } } }
+    from: { name: pass, durable: { partitions: 4 } }
     config: { version: "{version}" }
 sinks:
   out: { from: behave }
 binding:
+  hosts: {hosts}
   sources:
-    in: { kafka: { brokers: "{brokers}", topics: in }, delivery: { in-flight: 1, linger: 100ms } }
+    in: { kafka: { brokers: "{brokers}", topics: in }, delivery: { in-flight: 1 } }
   sinks:
     out: { kafka: { brokers: "{brokers}", topic: out } }
   components:
@@ -67,28 +82,64 @@ binding:
 pub(crate) struct Plant {
     kafka: Kafka,
     nats: NatsServer,
-    host: Option<Host>,
+    /// JetStream's, where it may have one. Goes after nats-server, which writes to it, and before the folder it is in.
+    disk: Option<Disk>,
+    wadm: Option<Host>,
+    hosts: Vec<Option<Host>>,
     folder: TempDir,
     /// Of the pipeline.
     version: u32,
 }
 
+/// A host that was killed while another ran.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Loss {
+    /// Which, from 1.
+    host: usize,
+    /// The providers that ran on it.
+    providers: Vec<&'static str>,
+    /// How long it was away.
+    #[serde(serialize_with = "crate::report::seconds")]
+    away: Duration,
+    /// When all of them ran on the other, counted from the kill: if they did before it was back.
+    #[serde(serialize_with = "crate::report::some_seconds")]
+    taken_over: Option<Duration>,
+}
+
+impl Loss {
+    /// Nothing where there was nothing to take over.
+    pub(crate) fn take_over(&self) -> Option<Option<Duration>> {
+        (!self.providers.is_empty()).then_some(self.taken_over)
+    }
+}
+
 impl Plant {
     /// Starts the servers and deploys the pipeline.
-    pub(crate) async fn start() -> anyhow::Result<Self> {
-        crate::progress("starting Kafka, nats-server and a host");
+    pub(crate) async fn start(hosts: usize, disk: bool) -> anyhow::Result<Self> {
+        crate::progress(format_args!("starting Kafka, nats-server, wadm, and hosts: {hosts}"));
         let folder = tempfile::Builder::new().prefix("millrace-chaos-").tempdir()?;
+        let disk = disk.then(|| Disk::mount(&folder.path().join("disk"))).transpose()?;
+        let nats = NatsOptions {
+            store: disk.as_ref().map(|disk| disk.folder().to_owned()),
+            ..NatsOptions::default()
+        };
         let mut plant = Self {
             kafka: tokio::task::block_in_place(Kafka::start)?,
-            nats: tokio::task::block_in_place(NatsServer::start)?,
-            host: None,
+            nats: tokio::task::block_in_place(|| NatsServer::start_with(&nats))?,
+            disk,
+            wadm: None,
+            hosts: (0..hosts).map(|_| None).collect(),
             folder,
             version: 1,
         };
         plant.topics().await?;
-        plant.start_host().await?;
+        plant.start_wadm().await?;
+        for host in 0..hosts {
+            plant.start_host(host).await?;
+        }
         crate::progress("deploying the pipeline");
         plant.deploy().await?;
+        plant.spread().await?;
         Ok(plant)
     }
 
@@ -96,18 +147,26 @@ impl Plant {
         &self.kafka
     }
 
-    /// What the host and its providers logged last.
+    /// What wadm, the hosts and their providers logged last.
     pub(crate) fn log(&self) -> String {
-        let log = self.folder.path().join("host/host.log");
-        let text = std::fs::read_to_string(log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n")
+        let names = std::iter::once("wadm".to_owned()).chain((0..self.hosts.len()).map(host_name));
+        let last = |name: String| {
+            let log = self.folder.path().join(&name).join("host.log");
+            let text = std::fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let last = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default();
+            format!("{name}:\n{}\n", last.join("\n"))
+        };
+        names.map(last).collect()
     }
 
     /// Ends everything in order.
     pub(crate) async fn stop(mut self) {
-        if let Some(host) = self.host.take() {
+        for host in self.hosts.drain(..).flatten() {
             host.stop().await;
+        }
+        if let Some(wadm) = self.wadm.take() {
+            wadm.stop().await;
         }
     }
 
@@ -122,15 +181,44 @@ impl Plant {
         Ok(())
     }
 
-    async fn start_host(&mut self) -> anyhow::Result<()> {
+    /// wadm and each host are a process of their own, so that either can end alone.
+    async fn start_process(&self, name: &str, without: &str) -> anyhow::Result<Host> {
         let options = HostOptions {
             nats_url: self.nats.url(),
             lattice: LATTICE.to_owned(),
-            dir: self.folder.path().join("host"),
-            arguments: Vec::new(),
+            dir: self.folder.path().join(name),
+            arguments: vec![without.to_owned()],
         };
-        self.host = Some(Host::start(&options).await?);
+        Ok(Host::start(&options).await?)
+    }
+
+    async fn start_wadm(&mut self) -> anyhow::Result<()> {
+        self.wadm = Some(self.start_process("wadm", "--no-host").await?);
         Ok(())
+    }
+
+    async fn start_host(&mut self, which: usize) -> anyhow::Result<()> {
+        let host = self.start_process(&host_name(which), "--no-wadm").await?;
+        *self.hosts.get_mut(which).context("there is no such host")? = Some(host);
+        Ok(())
+    }
+
+    /// Waits until each stage is on every host.
+    async fn spread(&self) -> anyhow::Result<()> {
+        let start = tokio::time::Instant::now();
+        loop {
+            let said = self.millrace(&["status", PIPELINE, "--json"]).await?;
+            let status: serde_json::Value = serde_json::from_slice(&said)?;
+            let stages = status.get("stages").and_then(|stages| stages.as_array());
+            let hosts = |stage: &serde_json::Value| {
+                stage.get("hosts").and_then(|hosts| hosts.as_array()).map_or(0, Vec::len)
+            };
+            if stages.is_some_and(|all| all.iter().all(|stage| hosts(stage) >= self.hosts.len())) {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < SPREAD, "the stages are not on every host: {status}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Deploys the pipeline's present version, and waits until it runs.
@@ -139,13 +227,17 @@ impl Plant {
         let components = find::home().join("components");
         let text = DEFINITION
             .replace("{version}", &self.version.to_string())
+            .replace("{hosts}", if self.hosts.len() > 1 { "every" } else { "one" })
             .replace("{brokers}", &self.kafka.brokers())
             .replace("{components}", &components.to_string_lossy());
         std::fs::write(&file, text)?;
-        self.millrace(&["deploy", &file.to_string_lossy(), "--timeout", "90s"]).await
+        self.millrace(&["deploy", &file.to_string_lossy(), "--timeout", "90s", "--watch", "0s"])
+            .await?;
+        Ok(())
     }
 
-    async fn millrace(&self, arguments: &[&str]) -> anyhow::Result<()> {
+    /// Runs `millrace pipeline` with these arguments; what it says.
+    async fn millrace(&self, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
         let program = find::program("millrace")?;
         let output = Command::new(&program)
             .arg("pipeline")
@@ -159,36 +251,38 @@ impl Plant {
             .with_context(|| format!("could not start {}", program.display()))?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "millrace pipeline {}: {said}", arguments.join(" "));
-        Ok(())
+        Ok(output.stdout)
     }
 
-    /// Does it, and comes back when what can be made good from outside is.
-    pub(crate) async fn inflict(&mut self, fault: Fault) -> anyhow::Result<()> {
-        match fault {
-            Fault::Host => {
-                self.host.take().context("no host runs")?.kill().await;
-                self.start_host().await
+    /// The faults that can be made here, of those that are asked for: of all where none are.
+    pub(crate) fn possible(&self, only: &[Fault]) -> Vec<Fault> {
+        let asked = if only.is_empty() { &Fault::ALL } else { only };
+        let possible = |fault: &Fault| *fault != Fault::Disk || self.disk.is_some();
+        asked.iter().copied().filter(possible).collect()
+    }
+
+    /// Does it, and comes back when what can be made good from outside is. Tells of a host that another could take over
+    /// from.
+    pub(crate) async fn inflict(&mut self, turn: &Turn) -> anyhow::Result<Option<Loss>> {
+        match turn.fault {
+            Fault::Host if self.hosts.len() > 1 => {
+                return self.kill_one_host(self.nth(turn.host), turn.away).await.map(Some);
+            }
+            Fault::Host => self.kill_only_host().await,
+            Fault::Wadm => {
+                self.wadm.take().context("no wadm runs")?.kill().await;
+                tokio::time::sleep(WADM_AWAY).await;
+                self.start_wadm().await
             }
             Fault::Conduit => self.kill_provider("conduit").await,
             Fault::Connector => self.kill_provider("kafka").await,
-            Fault::Nats => {
-                self.nats.kill()?;
-                tokio::time::sleep(AWAY).await;
-                Ok(tokio::task::block_in_place(|| self.nats.restart())?)
-            }
+            Fault::Nats => self.restart_nats().await,
             Fault::Broker => {
                 tokio::task::block_in_place(|| self.kafka.kill())?;
                 tokio::time::sleep(AWAY).await;
                 Ok(tokio::task::block_in_place(|| self.kafka.restart())?)
             }
-            Fault::FreezeHost => {
-                let host = self.host.as_ref().and_then(Host::id).context("no host runs")?;
-                let host =
-                    i32::try_from(host).ok().and_then(Pid::from_raw).context("no such id")?;
-                kill_process(host, Signal::STOP)?;
-                tokio::time::sleep(FROZEN).await;
-                Ok(kill_process(host, Signal::CONT)?)
-            }
+            Fault::FreezeHost => self.freeze_host(turn).await,
             Fault::FreezeNats => {
                 self.nats.freeze(true)?;
                 tokio::time::sleep(FROZEN).await;
@@ -199,6 +293,7 @@ impl Plant {
                 tokio::time::sleep(FROZEN).await;
                 Ok(self.kafka.freeze(false)?)
             }
+            Fault::Disk => self.fill_disk().await,
             Fault::Redeploy => {
                 self.version += 1;
                 self.deploy().await
@@ -207,16 +302,101 @@ impl Plant {
                 self.millrace(&["undeploy", PIPELINE]).await?;
                 self.deploy().await
             }
+        }?;
+        Ok(None)
+    }
+
+    async fn restart_nats(&mut self) -> anyhow::Result<()> {
+        self.nats.kill()?;
+        tokio::time::sleep(AWAY).await;
+        Ok(tokio::task::block_in_place(|| self.nats.restart())?)
+    }
+
+    /// Host and wadm at once, as if they were one process.
+    async fn kill_only_host(&mut self) -> anyhow::Result<()> {
+        let host = self.hosts.first_mut().and_then(Option::take).context("no host runs")?;
+        let wadm = self.wadm.take().context("no wadm runs")?;
+        tokio::join!(host.kill(), wadm.kill());
+        self.start_wadm().await?;
+        self.start_host(0).await
+    }
+
+    /// A host by how many providers it runs, those with the most first. wadm draws where it starts one, and a seed is to
+    /// do the same each time.
+    fn nth(&self, n: usize) -> usize {
+        let mut hosts: Vec<(Reverse<usize>, usize)> = Vec::new();
+        for (which, host) in self.hosts.iter().enumerate() {
+            let Some(host) = host else { continue };
+            let runs = PROVIDERS.iter().filter(|name| !host.providers(name).is_empty()).count();
+            hosts.push((Reverse(runs), which));
         }
+        hosts.sort_unstable();
+        hosts.get(n).map_or(n, |(_, which)| *which)
+    }
+
+    /// One of several, while wadm and the others go on.
+    async fn kill_one_host(&mut self, which: usize, away: Duration) -> anyhow::Result<Loss> {
+        let host = self.hosts.get_mut(which).and_then(Option::take).context("no host runs")?;
+        let mut providers = PROVIDERS.to_vec();
+        providers.retain(|name| !host.providers(name).is_empty());
+        host.kill().await;
+        let start = tokio::time::Instant::now();
+        let mut taken_over = None;
+        while start.elapsed() < away {
+            let all = || providers.iter().all(|name| !self.running(name).is_empty());
+            if taken_over.is_none() && !providers.is_empty() && all() {
+                taken_over = Some(start.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.start_host(which).await?;
+        Ok(Loss { host: which + 1, providers, away, taken_over })
+    }
+
+    /// A host, and with the only one wadm, as if they were one process. One of several for so long that wadm may have
+    /// started its providers on another, while they go on: a frozen host is there for them.
+    async fn freeze_host(&self, turn: &Turn) -> anyhow::Result<()> {
+        let which = self.nth(turn.host);
+        let time = if self.hosts.len() > 1 { turn.away } else { FROZEN };
+        let host = self.hosts.get(which).and_then(Option::as_ref).context("no host runs")?;
+        let wadm = self.wadm.as_ref().filter(|_| self.hosts.len() == 1);
+        let pids: Vec<Pid> = [Some(host), wadm]
+            .into_iter()
+            .flatten()
+            .filter_map(|process| i32::try_from(process.id()?).ok().and_then(Pid::from_raw))
+            .collect();
+        for pid in &pids {
+            kill_process(*pid, Signal::STOP)?;
+        }
+        tokio::time::sleep(time).await;
+        for pid in &pids {
+            kill_process(*pid, Signal::CONT)?;
+        }
+        Ok(())
+    }
+
+    async fn fill_disk(&mut self) -> anyhow::Result<()> {
+        let disk = self.disk.as_ref().context("JetStream has no disk of its own")?;
+        let start = tokio::time::Instant::now();
+        while start.elapsed() < FULL {
+            tokio::task::block_in_place(|| disk.fill())?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        disk.empty()?;
+        self.restart_nats().await
+    }
+
+    /// The processes of a provider, on whichever host.
+    fn running(&self, name: &str) -> Vec<Pid> {
+        self.hosts.iter().flatten().flat_map(|host| host.providers(name)).collect()
     }
 
     /// Kills a provider as a crash would. Its host starts it again.
     async fn kill_provider(&self, name: &str) -> anyhow::Result<()> {
         let start = tokio::time::Instant::now();
-        let host = self.host.as_ref().context("no host runs")?;
         // After a fault before this one it may be about to start.
         loop {
-            match host.providers(name).as_slice() {
+            match self.running(name).as_slice() {
                 [] if start.elapsed() < PROVIDER => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -256,4 +436,9 @@ impl Plant {
             }
         }
     }
+}
+
+/// The name of a host, and of its folder.
+fn host_name(which: usize) -> String {
+    format!("host-{}", which + 1)
 }

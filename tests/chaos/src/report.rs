@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::Args;
 use crate::ledger::Ledger;
+use crate::plant::Loss;
 use crate::schedule::Fault;
 
 /// One fault that was made.
@@ -16,12 +18,61 @@ pub(crate) struct Event {
     /// Since the start.
     #[serde(serialize_with = "seconds")]
     pub(crate) after: Duration,
-    /// From the fault to the first message that was sent after it and came through.
+    /// The longest time in which nothing new came out, from the fault until a message came through that was sent after
+    /// all was made good.
     #[serde(serialize_with = "seconds")]
     pub(crate) recovery: Duration,
+    /// Of a host while there was another.
+    #[serde(flatten)]
+    pub(crate) loss: Option<Loss>,
 }
 
-fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+/// All faults of one kind.
+#[derive(Debug, Serialize)]
+struct Kind {
+    fault: Fault,
+    times: usize,
+    #[serde(serialize_with = "seconds")]
+    recovery_p50: Duration,
+    #[serde(serialize_with = "seconds")]
+    recovery_worst: Duration,
+}
+
+impl Kind {
+    fn all(events: &[Event]) -> Vec<Self> {
+        let mut kinds: BTreeMap<Fault, Vec<Duration>> = BTreeMap::new();
+        for event in events {
+            kinds.entry(event.fault).or_default().push(event.recovery);
+        }
+        let kind = |(fault, times): (Fault, Vec<Duration>)| {
+            let (recovery_p50, recovery_worst) = middle_and_worst(&times);
+            Self { fault, times: times.len(), recovery_p50, recovery_worst }
+        };
+        kinds.into_iter().map(kind).collect()
+    }
+}
+
+fn middle_and_worst(times: &[Duration]) -> (Duration, Duration) {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let at = |place: Option<usize>| place.and_then(|p| times.get(p)).copied().unwrap_or_default();
+    (at(Some(times.len() / 2)), at(times.len().checked_sub(1)))
+}
+
+pub(crate) fn some_seconds<S: serde::Serializer>(
+    time: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => seconds(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+pub(crate) fn seconds<S: serde::Serializer>(
+    time: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
 }
 
@@ -30,6 +81,7 @@ fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok
 pub(crate) struct Report {
     seed: u64,
     rate: u32,
+    hosts: usize,
     seconds: f64,
     messages: u64,
     lost: u64,
@@ -39,13 +91,14 @@ pub(crate) struct Report {
     order_violations: u64,
     duplicates: u64,
     dead_letters: u64,
+    kinds: Vec<Kind>,
     faults: Vec<Event>,
 }
 
 impl Report {
     pub(crate) fn new(
         seed: u64,
-        rate: u32,
+        args: &Args,
         took: Duration,
         faults: Vec<Event>,
         ledger: &Ledger,
@@ -54,7 +107,8 @@ impl Report {
         let missing = ledger.missing(&dead);
         Self {
             seed,
-            rate,
+            rate: args.rate,
+            hosts: args.hosts(),
             seconds: took.as_secs_f64(),
             messages: ledger.sent(),
             lost: missing.len() as u64,
@@ -63,6 +117,7 @@ impl Report {
             order_violations: ledger.overtaken(),
             duplicates: ledger.duplicates(),
             dead_letters: dead.len() as u64,
+            kinds: Kind::all(&faults),
             faults,
         }
     }
@@ -79,21 +134,30 @@ impl Report {
             writeln!(out, "{}", serde_json::to_string(self)?)?;
             return Ok(());
         }
-        let mut kinds: BTreeMap<Fault, Vec<Duration>> = BTreeMap::new();
-        for event in &self.faults {
-            kinds.entry(event.fault).or_default().push(event.recovery);
-        }
         writeln!(out, "{:<14} {:>5} {:>14} {:>10}", "fault", "times", "recovery p50", "worst")?;
-        for (fault, mut times) in kinds {
-            times.sort_unstable();
-            let at = |place: usize| times.get(place).map_or(0.0, Duration::as_secs_f64);
+        for kind in &self.kinds {
             writeln!(
                 out,
                 "{:<14} {:>5} {:>12.1} s {:>8.1} s",
-                fault.name(),
-                times.len(),
-                at(times.len() / 2),
-                at(times.len() - 1)
+                kind.fault.name(),
+                kind.times,
+                kind.recovery_p50.as_secs_f64(),
+                kind.recovery_worst.as_secs_f64()
+            )?;
+        }
+        let lost = self.faults.iter().filter_map(|event| event.loss.as_ref()?.take_over());
+        let lost: Vec<Option<Duration>> = lost.collect();
+        let taken: Vec<Duration> = lost.iter().copied().flatten().collect();
+        if !lost.is_empty() {
+            let (p50, worst) = middle_and_worst(&taken);
+            writeln!(
+                out,
+                "\nproviders of a host that was killed: {} times; {} times they ran on the other before it was back, after \
+                 {:.1} s (p50), at worst {:.1} s",
+                lost.len(),
+                taken.len(),
+                p50.as_secs_f64(),
+                worst.as_secs_f64()
             )?;
         }
         writeln!(

@@ -6,12 +6,19 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
+/// How long a host is away or frozen of which there are two, in milliseconds: sometimes it is back before it is missed, sometimes
+/// the other has everything by then.
+const AWAY: std::ops::Range<u64> = 5_000..40_000;
+
 /// What is done to the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Fault {
-    /// The host and wadm, which are one process, are killed and started again.
+    /// A host is killed and started again: the only one together with wadm, as where the two are one process, and at
+    /// once; one of two after a while, so that the other has to take over.
     Host,
+    /// wadm is killed and started again.
+    Wadm,
     /// The conduit's provider is killed; its host starts it again.
     Conduit,
     /// The Kafka connector's provider is killed; its host starts it again.
@@ -20,12 +27,16 @@ pub(crate) enum Fault {
     Nats,
     /// Kafka is killed and started again.
     Broker,
-    /// The host does not run for three seconds.
+    /// A host does not run: the only one, and wadm with it, for three seconds; one of two for so long that wadm may take it
+    /// for gone, while its providers go on.
     FreezeHost,
     /// nats-server does not run for three seconds.
     FreezeNats,
     /// Kafka does not run for three seconds.
     FreezeBroker,
+    /// JetStream's disk is full for some seconds. nats-server is started again afterwards: it takes no more into what it
+    /// could not write to.
+    Disk,
     /// A new version of the pipeline is deployed over the one that runs.
     Redeploy,
     /// The pipeline is undeployed and deployed again.
@@ -34,8 +45,9 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// Every one.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Host,
+        Self::Wadm,
         Self::Conduit,
         Self::Connector,
         Self::Nats,
@@ -43,6 +55,7 @@ impl Fault {
         Self::FreezeHost,
         Self::FreezeNats,
         Self::FreezeBroker,
+        Self::Disk,
         Self::Redeploy,
         Self::Undeploy,
     ];
@@ -51,6 +64,7 @@ impl Fault {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
+            Self::Wadm => "wadm",
             Self::Conduit => "conduit",
             Self::Connector => "connector",
             Self::Nats => "nats",
@@ -58,6 +72,7 @@ impl Fault {
             Self::FreezeHost => "freeze-host",
             Self::FreezeNats => "freeze-nats",
             Self::FreezeBroker => "freeze-broker",
+            Self::Disk => "disk",
             Self::Redeploy => "redeploy",
             Self::Undeploy => "undeploy",
         }
@@ -70,32 +85,47 @@ impl std::fmt::Display for Fault {
     }
 }
 
+/// One fault, as it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) fault: Fault,
+    /// Before it.
+    pub(crate) pause: Duration,
+    /// The host it is made to: of those that run, the one with the most providers is the first.
+    pub(crate) host: usize,
+    /// How long a host is away, or frozen, of which there are two.
+    pub(crate) away: Duration,
+}
+
 /// Each fault in turn, in an order of the seed's; after that at random.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     random: StdRng,
     faults: Vec<Fault>,
     round: Vec<Fault>,
+    hosts: usize,
 }
 
 impl Schedule {
-    /// The schedule of a seed. Of all faults where none are named.
-    pub(crate) fn new(seed: u64, only: &[Fault]) -> Self {
+    /// The schedule of a seed: these faults, and so many hosts.
+    pub(crate) fn new(seed: u64, faults: &[Fault], hosts: usize) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let faults = if only.is_empty() { Fault::ALL.to_vec() } else { only.to_vec() };
+        let faults = faults.to_vec();
         let mut round = faults.clone();
         round.shuffle(&mut random);
-        Self { random, faults, round }
+        Self { random, faults, round, hosts }
     }
 
-    /// The next fault, and the pause before it.
-    pub(crate) fn next(&mut self) -> (Fault, Duration) {
+    /// The next one.
+    pub(crate) fn next(&mut self) -> Turn {
         let pause = Duration::from_millis(self.random.random_range(200..3_000));
+        let host = self.random.random_range(0..self.hosts);
+        let away = Duration::from_millis(self.random.random_range(AWAY));
         let fault = self.round.pop().unwrap_or_else(|| {
             let at = self.random.random_range(0..self.faults.len());
             self.faults.get(at).copied().unwrap_or(Fault::Host)
         });
-        (fault, pause)
+        Turn { fault, pause, host, away }
     }
 }
 
@@ -106,19 +136,21 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_faults_and_the_first_round_has_them_all() {
         let faults = |seed| {
-            let mut schedule = Schedule::new(seed, &[]);
+            let mut schedule = Schedule::new(seed, &Fault::ALL, 2);
             (0..40).map(|_| schedule.next()).collect::<Vec<_>>()
         };
         assert_eq!(faults(7), faults(7));
         assert_ne!(faults(7), faults(8));
-        let mut round: Vec<Fault> = faults(7).iter().take(10).map(|(fault, _)| *fault).collect();
+        let mut round: Vec<Fault> = faults(7).iter().map(|turn| turn.fault).collect();
+        round.truncate(Fault::ALL.len());
         round.sort();
         assert_eq!(round, Fault::ALL);
+        assert!((0..2).all(|host| faults(7).iter().any(|turn| turn.host == host)));
     }
 
     #[test]
     fn only_those_that_are_asked_for() {
-        let mut schedule = Schedule::new(1, &[Fault::Nats]);
-        assert!((0..20).all(|_| schedule.next().0 == Fault::Nats));
+        let mut schedule = Schedule::new(1, &[Fault::Nats], 1);
+        assert!((0..20).map(|_| schedule.next()).all(|t| t.fault == Fault::Nats && t.host == 0));
     }
 }

@@ -1,7 +1,7 @@
 //! nats-server with JetStream.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -19,6 +19,8 @@ const PROGRAM: Program = Program {
 pub struct NatsOptions {
     /// Lines for its configuration file, in the server's own syntax.
     pub config: String,
+    /// Folder for its store instead of one of its own. Only the room there limits what is kept.
+    pub store: Option<PathBuf>,
 }
 
 /// A nats-server with JetStream on a free port, with a store of its own.
@@ -47,9 +49,12 @@ impl NatsServer {
     pub fn start_with(options: &NatsOptions) -> Result<Self, PeerError> {
         let folder = TempDir::with_prefix("millrace-nats-")?;
         let port = free_port()?;
-        let store = folder.path().join("store");
+        let (store, limit) = match &options.store {
+            Some(store) => (store.clone(), ", max_file_store: 64GB"),
+            None => (folder.path().join("store"), ""),
+        };
         let config = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\" }}\n{}\n",
+            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\"{limit} }}\n{}\n",
             store.display(),
             options.config
         );

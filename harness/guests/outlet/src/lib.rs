@@ -33,7 +33,7 @@ use bindings::exports::millrace::stage::{flow, rejects};
 use bindings::wasi::config::store;
 use bindings::wasmcloud::messaging::consumer;
 use bindings::wasmcloud::messaging::types::BrokerMessageParam;
-use millrace_batch::{Batch, BatchWriter, WriteError, ID, PROBE};
+use millrace_batch::{Batch, BatchWriter, WriteError, ENTER, ID, PROBE};
 use parts::for_each_part;
 
 /// Greatest body in bytes unless `max-body-bytes` says otherwise: 64 KiB below the default of NATS.
@@ -57,6 +57,10 @@ impl flow::Guest for Outlet {
     fn process(_position: u32, length: u32, batch: Vec<u64>) -> Result<(), String> {
         let batch = Batch::open(words::unpack(length, &batch))
             .map_err(|error| format!("batch: {error}"))?;
+        // A step takes it off. Messages that no step has seen must not look as if the last one had made them.
+        if let Some(step) = batch.header(ENTER) {
+            return Err(format!("batch: this stage has no step `{step}` to enter at"));
+        }
         let letters = LETTERS.take();
         let settings = Settings::read()?;
         if !batch.is_empty() || batch.header(PROBE).is_some() {
