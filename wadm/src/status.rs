@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use millrace_kit::status::{ProviderStatus, State, pipeline_status_subject};
 use serde::{Deserialize, Serialize};
 use wadm_types::api::{Status, StatusType};
-use wadm_types::{Manifest, Properties, TraitProperty};
+use wadm_types::{DAEMONSCALER_TRAIT, Manifest, Properties, TraitProperty};
 
 use crate::rollout::Rollout;
 
@@ -172,7 +172,7 @@ pub(crate) fn combine(
                 let (running, hosts) = running_instances(&id, inventories);
                 stages.push(StageStatus {
                     name,
-                    wanted: instances(component),
+                    wanted: instances(component, inventories.len()),
                     running,
                     hosts,
                     problem,
@@ -211,8 +211,12 @@ fn running_instances(id: &str, inventories: &[Inventory]) -> (u64, Vec<String>) 
     })
 }
 
-fn instances(component: &wadm_types::Component) -> u64 {
+/// Instances that are wanted on a lattice of so many hosts. A daemon scaler wants its number on each of them.
+fn instances(component: &wadm_types::Component, hosts: usize) -> u64 {
     let scaled = component.traits.iter().flatten().find_map(|t| match &t.properties {
+        TraitProperty::SpreadScaler(s) if t.trait_type == DAEMONSCALER_TRAIT => {
+            Some((s.instances * hosts.max(1)) as u64)
+        }
         TraitProperty::SpreadScaler(s) => Some(s.instances as u64),
         _ => None,
     });
@@ -239,4 +243,35 @@ fn discontent(wadm: &Status) -> impl Iterator<Item = &wadm_types::api::ScalerSta
     wadm.scalers
         .iter()
         .filter(|s| s.info.status_type != StatusType::Deployed && !s.info.message.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use wadm_types::{Component, ComponentProperties, SpreadScalerProperty, Trait};
+
+    use super::*;
+
+    #[test]
+    fn every_host_has_its_own_instances() {
+        let scale = SpreadScalerProperty { instances: 100, spread: Vec::new() };
+        let component = |scaler: Trait| Component {
+            name: "s".to_owned(),
+            properties: Properties::Component {
+                properties: ComponentProperties {
+                    application: None,
+                    image: Some("file:///s.wasm".to_owned()),
+                    id: None,
+                    config: Vec::new(),
+                    secrets: Vec::new(),
+                },
+            },
+            traits: Some(vec![scaler]),
+        };
+        let one = component(Trait::new_spreadscaler(scale.clone()));
+        let every = component(Trait::new_daemonscaler(scale));
+        assert_eq!(
+            (instances(&one, 2), instances(&every, 2), instances(&every, 0)),
+            (100, 200, 100)
+        );
+    }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Lane {
     /// When the stream was made that `finished` is of.
     made: Option<i128>,
     first: bool,
+    /// Messages in a batch, as they were of late.
+    usual: f64,
     /// End when nothing is there, and not when the link is drained.
     until_empty: bool,
 }
@@ -57,6 +59,7 @@ impl Lane {
             finished: 0,
             made: None,
             first: true,
+            usual: 1.0,
             until_empty: false,
         }
     }
@@ -149,11 +152,18 @@ impl Lane {
 
     /// What is there; if nothing is, waits for one batch.
     async fn next_group(&self, puller: &Puller) -> Result<Vec<Message>, String> {
-        let there = puller.there(GROUP).await?;
+        let there = puller.there(self.most()).await?;
         if !there.is_empty() || self.until_empty {
             return Ok(there);
         }
         Ok(puller.one().await?.into_iter().collect())
+    }
+
+    /// Batches for about two calls: what is begun is what comes again after a
+    /// crash, and a pull for each call would cost a way to the server and back.
+    fn most(&self) -> usize {
+        let two_calls = 2.0 * self.shared.limits.messages as f64 / self.usual.max(1.0);
+        (two_calls as usize).clamp(2, GROUP)
     }
 
     async fn settle(&mut self, group: Vec<Message>) -> Result<Settled, EdgeError> {
@@ -167,6 +177,7 @@ impl Lane {
             .map(|message| Packed::read(message.payload.clone()))
             .collect();
         for batch in &batches {
+            self.usual += (batch.messages() as f64 - self.usual) / 8.0;
             link.telemetry.received(batch.messages() as u64, batch.bytes() as u64);
         }
         if !batches.is_empty() {
