@@ -1,4 +1,9 @@
-//! Which lattice a command speaks to.
+//! Which lattice a command speaks to, and what is looked up there.
+
+use anyhow::Context as _;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{Context, ErrorCode};
 
 /// Options of every command that speaks to a lattice.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,5 +35,18 @@ impl Options {
                     self.nats_url
                 )
             })
+    }
+}
+
+/// The stream of this name, if there is one.
+pub(crate) async fn stream(js: &Context, name: &str) -> anyhow::Result<Option<Stream>> {
+    match js.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
+            _ => Err(error).with_context(|| format!("could not open stream {name}")),
+        },
     }
 }

@@ -90,6 +90,7 @@ struct NotTaken(u64);
 
 const FAILED: u8 = 1;
 const DEFINITION: u8 = 3;
+/// Letters or batches were not taken by the stage they were given to.
 const NOT_TAKEN: u8 = 4;
 const ROLLED_BACK: u8 = 5;
 
@@ -110,10 +111,12 @@ fn main() -> ExitCode {
         Err(e) if e.is::<DefinitionErrors>() => ExitCode::from(DEFINITION),
         Err(e) => {
             ui.error(format!("{e:#}"));
-            ExitCode::from(match () {
-                () if e.is::<RolledBack>() => ROLLED_BACK,
-                () if e.is::<NotTaken>() => NOT_TAKEN,
-                () => FAILED,
+            ExitCode::from(if e.is::<RolledBack>() {
+                ROLLED_BACK
+            } else if e.is::<NotTaken>() {
+                NOT_TAKEN
+            } else {
+                FAILED
             })
         }
     }

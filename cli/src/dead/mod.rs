@@ -30,14 +30,11 @@ use millrace_wadm::Applications;
 use self::filter::Filter;
 use self::letter::Letter;
 use self::replay::{Rate, Replay};
-use self::route::Elsewhere;
+use self::route::{Elsewhere, stage_named};
 use self::store::{Kept, Reader, Store};
 use crate::lattice;
 use crate::pipeline::name_of;
 use crate::ui::Ui;
-
-/// Some letters could not be replayed.
-const LETTERS_LEFT: u8 = 4;
 
 /// Messages that failed: look at them, give them to a mended step, or delete them.
 #[derive(Debug, clap::Subcommand)]
@@ -349,10 +346,7 @@ async fn replay(
     let target = into.map_or(pipeline, |into| &into.pipeline);
     let stages = Applications::new(nats.clone(), &lattice.lattice).stages(target).await?;
     let named = match into.and_then(|into| into.stage.as_deref()) {
-        Some(name) => Some(stages.iter().find(|stage| stage.name == name).with_context(|| {
-            let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
-            format!("pipeline `{target}` has no stage `{name}`; it has {}", names.join(", "))
-        })?),
+        Some(name) => Some(stage_named(&stages, target, name)?),
         None => None,
     };
     let replay = Replay {
@@ -391,7 +385,7 @@ async fn replay(
 }
 
 fn code(left: u64) -> ExitCode {
-    if left == 0 { ExitCode::SUCCESS } else { ExitCode::from(LETTERS_LEFT) }
+    if left == 0 { ExitCode::SUCCESS } else { ExitCode::from(crate::NOT_TAKEN) }
 }
 
 /// Asks on the terminal. Where there is none, somebody has to have said yes before.

@@ -1,5 +1,6 @@
 //! Where a letter is to be given: the stage of today's version that has the step which refused it.
 
+use anyhow::Context as _;
 use millrace_wadm::DeployedStage;
 
 use super::letter::Letter;
@@ -27,6 +28,21 @@ impl std::str::FromStr for Elsewhere {
         }
         Ok(Self { pipeline: pipeline.to_owned(), stage })
     }
+}
+
+/// The stage of this name.
+pub(crate) fn stage_named<'s>(
+    stages: &'s [DeployedStage],
+    pipeline: &str,
+    name: &str,
+) -> anyhow::Result<&'s DeployedStage> {
+    stages.iter().find(|stage| stage.name == name).with_context(|| {
+        let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
+        let names = names.join(", ");
+        format!(
+            "pipeline `{pipeline}` has no stage `{name}`; it has {names}; --into {pipeline}/STAGE names one of them"
+        )
+    })
 }
 
 /// A stage, and the step in it that is the first for this letter, where it is not the stage's first.

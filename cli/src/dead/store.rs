@@ -7,16 +7,18 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::{GetStreamErrorKind, Publish};
+use async_nats::jetstream::context::Publish;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use async_nats::jetstream::{Context, ErrorCode};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use millrace_batch::{Batch, BatchWriter, ID, Message, ReadError};
 use millrace_kit::packed::TRACEPARENT;
 use millrace_kit::status::{dead_stream, dead_subject};
+
+use super::letter::hex;
 
 /// Batches that are read at once. Each may be as large as a message of NATS.
 const PAGE: usize = 64;
@@ -76,19 +78,7 @@ impl Store {
     ) -> anyhow::Result<Option<Self>> {
         let js = async_nats::jetstream::new(nats.clone());
         let name = dead_stream(lattice, pipeline);
-        let stream = match js.get_stream(&name).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                return match error.kind() {
-                    GetStreamErrorKind::JetStream(e)
-                        if e.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                    {
-                        Ok(None)
-                    }
-                    _ => Err(error).with_context(|| format!("could not open stream {name}")),
-                };
-            }
-        };
+        let Some(stream) = crate::lattice::stream(&js, &name).await? else { return Ok(None) };
         let info = stream.cached_info();
         let made = info.created.unix_timestamp_nanos();
         let (last, batches) = (info.state.last_sequence, info.state.messages);
@@ -261,6 +251,5 @@ async fn fetch(consumer: &PullConsumer) -> anyhow::Result<Vec<Kept>> {
 
 fn short_hash(text: &str) -> String {
     use sha2::Digest as _;
-    let hash = sha2::Sha256::digest(text.as_bytes());
-    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(sha2::Sha256::digest(text.as_bytes()).get(..8).unwrap_or_default())
 }

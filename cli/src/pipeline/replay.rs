@@ -6,11 +6,10 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
+use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::Stream;
-use async_nats::jetstream::{ErrorCode, Message};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use millrace_batch::{Batch, ID};
@@ -22,7 +21,7 @@ use serde::Serialize;
 use crate::dead::call::{Caller, Fault};
 use crate::dead::filter::Moment;
 use crate::dead::replay::Rate;
-use crate::dead::route::Elsewhere;
+use crate::dead::route::{Elsewhere, stage_named};
 use crate::lattice;
 use crate::ui::Ui;
 
@@ -92,28 +91,18 @@ pub(crate) async fn run(
         );
     }
     let js = async_nats::jetstream::new(nats.clone());
-    let history = match js.get_stream(edge.history_stream()).await {
-        Ok(stream) => stream,
-        Err(error) if is_missing(&error.kind()) => bail!(
+    let history = lattice::stream(&js, &edge.history_stream()).await?.with_context(|| {
+        format!(
             "edge {} of `{pipeline}` keeps no history; set `history: 1h` in its `durable` and deploy, and what passes \
              from then on can be replayed",
             options.edge
-        ),
-        Err(error) => return Err(error).context("could not look at the history"),
-    };
+        )
+    })?;
     let stages = Applications::new(nats.clone(), &lattice.lattice);
     let stages = stages.stages(&options.into.pipeline).await?;
     let named = options.into.stage.as_deref().unwrap_or(to);
-    let stage = stages.iter().find(|stage| stage.name == named).with_context(|| {
-        let names: Vec<_> = stages.iter().map(|stage| stage.name.as_str()).collect();
-        format!(
-            "pipeline `{}` has no stage `{named}`; --into {}/STAGE names one of {}",
-            options.into.pipeline,
-            options.into.pipeline,
-            names.join(", ")
-        )
-    })?;
     let target = &options.into.pipeline;
+    let stage = stage_named(&stages, target, named)?;
     let caller = Caller::new(&nats, &lattice.lattice, target, stage, options.timeout).await?;
     let mut replay =
         Replay { ui, options, caller, ids: BatchIds::default(), summary: Summary::default() };
@@ -222,8 +211,4 @@ impl Replay<'_> {
 fn system_time(Moment(at): Moment) -> SystemTime {
     let nanos = at.timestamp_nanos_opt().and_then(|nanos| u64::try_from(nanos).ok());
     UNIX_EPOCH + Duration::from_nanos(nanos.unwrap_or_default())
-}
-
-fn is_missing(kind: &GetStreamErrorKind) -> bool {
-    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }

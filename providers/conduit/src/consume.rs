@@ -116,7 +116,7 @@ async fn hand_on(shared: &Arc<Shared>) {
 /// Has delivered what waits in partitions that are no more, in the order of
 /// the edge.
 async fn take_left(shared: &Arc<Shared>) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut backoff = backoff();
     while !shared.link.drain.is_cancelled() {
         match shared.left().await {
             Ok(left) if left.is_empty() => return,
@@ -126,15 +126,14 @@ async fn take_left(shared: &Arc<Shared>) {
                     .run()
                     .await;
             }
-            Err(error) => {
-                shared.link.retrying(error);
-                tokio::select! {
-                    () = backoff.wait() => {}
-                    () = shared.link.drain.cancelled() => {}
-                }
-            }
+            Err(error) => shared.pause_after(error, &mut backoff).await,
         }
     }
+}
+
+/// Pauses between tries to work with the edge.
+pub(crate) fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
 }
 
 /// Whoever published with other settings may have done so after we looked.
@@ -208,6 +207,15 @@ impl Shared {
             }
         }
         Ok(left)
+    }
+
+    /// Says what went wrong and pauses, but not when the link is drained.
+    pub(crate) async fn pause_after(&self, error: EdgeError, backoff: &mut Backoff) {
+        self.link.retrying(error);
+        tokio::select! {
+            () = backoff.wait() => {}
+            () = self.link.drain.cancelled() => {}
+        }
     }
 
     pub(crate) async fn ensure_stream(&self, first: bool) -> Result<Stream, EdgeError> {

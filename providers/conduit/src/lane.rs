@@ -13,7 +13,7 @@
 //! others are done too.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::message::AckKind;
@@ -21,7 +21,7 @@ use async_nats::jetstream::stream::Stream;
 use millrace_kit::regroup::regroup;
 use millrace_kit::{Backoff, Packed};
 
-use crate::consume::{Gaps, Shared, forget, tell};
+use crate::consume::{Gaps, Shared, backoff, forget, tell};
 use crate::edge::{Edge, EdgeError, GROUP};
 use crate::pull::Puller;
 
@@ -71,18 +71,12 @@ impl Lane {
 
     /// Runs until the link is drained, or the end.
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let link = Arc::clone(&self.shared.link);
-        while !link.drain.is_cancelled() {
+        let mut backoff = backoff();
+        let shared = Arc::clone(&self.shared);
+        while !shared.link.drain.is_cancelled() {
             match self.session(&mut backoff).await {
                 Ok(()) => break,
-                Err(error) => {
-                    link.retrying(error);
-                    tokio::select! {
-                        () = backoff.wait() => {}
-                        () = link.drain.cancelled() => {}
-                    }
-                }
+                Err(error) => shared.pause_after(error, &mut backoff).await,
             }
         }
     }

@@ -13,7 +13,7 @@ use millrace_kit::regroup::regroup;
 use millrace_kit::{Backoff, ErrorKind, Packed};
 use tokio::task::JoinSet;
 
-use crate::consume::{Gaps, Place, Shared, forget, tell};
+use crate::consume::{Gaps, Place, Shared, backoff, forget, tell};
 use crate::edge::{ACK_WAIT, CONSUMER, EdgeError, prefetch};
 
 /// How often JetStream is told that a batch is still being worked on. Three
@@ -32,19 +32,12 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let window = Window { shared };
     // Outlives a lost connection: what is being delivered goes on.
     let mut tasks = JoinSet::new();
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut backoff = backoff();
     let mut first = true;
-    let link = Arc::clone(&window.shared.link);
-    while !link.drain.is_cancelled() {
+    while !window.shared.link.drain.is_cancelled() {
         match window.session(&mut tasks, &mut first, &mut backoff).await {
             Ok(()) => break,
-            Err(error) => {
-                link.retrying(error);
-                tokio::select! {
-                    () = backoff.wait() => {}
-                    () = link.drain.cancelled() => {}
-                }
-            }
+            Err(error) => window.shared.pause_after(error, &mut backoff).await,
         }
     }
     while tasks.join_next().await.is_some() {}
@@ -87,7 +80,7 @@ impl Window {
                     Some(Err(error)) => return Err(edge.consumer_error(error)),
                     None => return Err(edge.consumer_error("the pull has ended")),
                 },
-                Some(()) = async { tasks.join_next().await.map(drop) }, if !tasks.is_empty() => {}
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             }
         }
     }
