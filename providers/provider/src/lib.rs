@@ -23,6 +23,7 @@
 //! | `status` | answers on the status subjects |
 
 pub mod call;
+mod calls;
 mod catch_up;
 pub mod connect;
 pub mod dead;

@@ -7,14 +7,12 @@ use anyhow::Context as _;
 use millrace_kit::orphan::Parent;
 use tokio::time::Instant;
 use tracing_subscriber::EnvFilter;
-use wasmcloud_provider_sdk::{
-    get_connection, load_host_data, run_provider, serve_provider_exports,
-};
+use wasmcloud_provider_sdk::{get_connection, load_host_data, run_provider};
 
 use crate::handler::{Handler, identity};
 use crate::links::Links;
 use crate::status::{self, Identity};
-use crate::{Connector, Platform, bindings, catch_up, connect};
+use crate::{Connector, Platform, bindings, calls, catch_up, connect};
 
 /// How long an orphan drains. Short: a restarted host starts this provider again,
 /// and two of one client id put each other out of the broker.
@@ -79,9 +77,9 @@ async fn serve<C: Connector>(version: &'static str, parent: Parent) -> anyhow::R
         .get_wrpc_client(connection.provider_key())
         .await
         .context("serving the lattice")?;
-    let exports = serve_provider_exports(&client, handler, shutdown, bindings::serve);
+    let calls = bindings::serve(&client, handler).await.context("serving the lattice")?;
     tokio::select! {
-        result = exports => result.context("serving the lattice")?,
+        () = calls::answer(calls, shutdown) => {}
         () = orphaned(parent, &links) => {}
     }
     // What was acknowledged last may still be on its way.
