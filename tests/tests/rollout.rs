@@ -256,3 +256,92 @@ async fn a_good_version_stays_and_a_bad_one_goes_although_nobody_waits_for_it() 
     assert_eq!(history, serde_json::json!([]));
     running.plant.stop().await;
 }
+
+/// Deploys with artifacts in a folder that only the deploying process has under that name, as one on another machine is
+/// for the host.
+async fn deploy_out_of_reach(nats_url: &str, file: &Path, folder: &Path) -> Answer {
+    let output = Command::new(find::home().join("bin/millrace"))
+        .args(["pipeline", "deploy", "--timeout", "5s", "--json", "--out", "/proc/self/cwd/out"])
+        .arg(file)
+        .current_dir(folder)
+        .env("MILLRACE_NATS_URL", nats_url)
+        .env("MILLRACE_LATTICE", LATTICE)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    Answer {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_whose_artifact_the_host_does_not_have_is_rolled_back() {
+    let mut running = Running::start().await;
+    let file = running.plant.define("guarded.yaml", &version("0.2.0", "other: value"));
+    let (url, folder) = (running.plant.nats_url(), tempfile::tempdir().unwrap());
+    let path = folder.path().to_owned();
+    let deploy = async move { deploy_out_of_reach(&url, &file, &path).await };
+    let answer = running.under_load(deploy).await;
+    assert_eq!(answer.code, ROLLED_BACK, "{answer:?}\n{}", running.plant.log());
+    assert!(folder.path().join("out").is_dir(), "it was built");
+
+    let status = running.status().await;
+    assert_eq!(status["version"], running.first.as_str(), "{status}");
+    assert_eq!(status["rollout"]["state"], "rolled-back", "{status}");
+    let reason = status["rollout"]["reason"].as_str().unwrap();
+    assert!(reason.contains("stage `work`: 0 of"), "it says what: {reason}");
+    assert!(reason.contains("No such file or directory"), "and why: {reason}");
+    assert!(reason.contains("/out/") && reason.contains(".wasm"), "and of which: {reason}");
+    assert_eq!(running.nothing_is_lost().await, 0, "no message was at fault");
+    running.plant.stop().await;
+}
+
+/// The host's process is wadm's too: with it goes whoever watches, and what a watch has seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_killed_in_the_middle_begins_anew_and_still_rolls_back() {
+    const WATCH: Duration = Duration::from_secs(12);
+    let mut running = Running::start().await;
+    let watch = format!("--no-wait --watch {}s", WATCH.as_secs());
+    let answer = running.deploy(&version("0.2.0", "other: value"), &[&watch]).await;
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let start = Instant::now();
+    let first = loop {
+        running.under_load(tokio::time::sleep(Duration::from_millis(100))).await;
+        if running.status().await["rollout"]["state"] == "watching" {
+            break Instant::now();
+        }
+        assert!(start.elapsed() < PATIENCE, "{}", running.plant.log());
+    };
+    running.under_load(tokio::time::sleep(WATCH / 2)).await;
+    running.plant.kill_host().await;
+    running.plant.start_host().await;
+
+    // The first watch would be over.
+    let over = (WATCH + Duration::from_secs(1)).saturating_sub(first.elapsed());
+    running.under_load(tokio::time::sleep(over)).await;
+    let status = running.status().await;
+    assert_eq!(status["rollout"]["state"], "watching", "{:?}: {status}", first.elapsed());
+    // Only now the new version fails.
+    for _ in 0..60 {
+        let payload = format!("{{\"seq\":{},\"what\":\"invalid\"}}", running.sent);
+        running.machine.publish("plant/in", payload).await;
+        running.sent += 1;
+    }
+    let ended = loop {
+        running.under_load(tokio::time::sleep(Duration::from_millis(200))).await;
+        let status = running.status().await;
+        if status["rollout"]["state"] == "rolled-back" {
+            break status;
+        }
+        let text = status["rollout"]["state"].as_str().unwrap();
+        assert!(["watching", "rolling-back"].contains(&text), "{status}");
+        assert!(first.elapsed() < PATIENCE, "{status}\n{}", running.plant.log());
+    };
+    assert_eq!(ended["version"], running.first.as_str(), "{ended}");
+    assert!(ended["rollout"]["reason"].as_str().unwrap().contains("stage `work`"), "{ended}");
+    assert_eq!(running.nothing_is_lost().await, 60, "those that the step refused, and no other");
+    running.plant.stop().await;
+}

@@ -168,7 +168,8 @@ pub(crate) fn combine(
         match &component.properties {
             Properties::Component { properties } => {
                 let id = properties.id.clone().unwrap_or_default();
-                let problem = problem(wadm, &name, &id);
+                let image = properties.image.as_deref();
+                let problem = problem(wadm, &name, &id).map(|text| with_image(text, image));
                 let (running, hosts) = running_instances(&id, inventories);
                 stages.push(StageStatus {
                     name,
@@ -229,6 +230,16 @@ fn problem(wadm: &Status, name: &str, id: &str) -> Option<String> {
     discontent(wadm)
         .find(|s| concerns(&s.name) || concerns(&s.info.message))
         .map(|s| s.info.message.clone())
+}
+
+/// What the host says of an artifact that it cannot get does not name it.
+fn with_image(problem: String, image: Option<&str>) -> String {
+    match image {
+        Some(image) if problem.contains("fetch") && !problem.contains(image) => {
+            format!("{problem} ({image})")
+        }
+        _ => problem,
+    }
 }
 
 /// What wadm says of a provider, by the status of its application, when it is not content.

@@ -73,6 +73,8 @@ struct Memory {
     since: Instant,
     /// Since when everything runs, or not everything.
     running: Option<(bool, Instant)>,
+    /// How long not everything ran in the meantime.
+    away: Duration,
     /// When wadm was asked last.
     asked: Option<Instant>,
 }
@@ -199,12 +201,13 @@ impl Watcher {
 
 impl Memory {
     fn new(tally: Tally) -> Self {
-        Self { tally, since: Instant::now(), running: None, asked: None }
+        Self { tally, since: Instant::now(), running: None, away: Duration::ZERO, asked: None }
     }
 
     fn start_times(&mut self) {
         self.since = Instant::now();
         self.running = None;
+        self.away = Duration::ZERO;
         self.asked = None;
     }
 
@@ -212,6 +215,9 @@ impl Memory {
         self.tally.look(count_links(&status.links));
         let running = status.running();
         if self.running.is_none_or(|(then, _)| then != running) {
+            if running {
+                self.away += self.for_how_long();
+            }
             self.running = Some((running, Instant::now()));
         }
     }
@@ -219,6 +225,11 @@ impl Memory {
     /// How long everything has been running, or not everything.
     fn for_how_long(&self) -> Duration {
         self.running.map(|(_, since)| since.elapsed()).unwrap_or_default()
+    }
+
+    /// How long everything has been running since it is in its state.
+    fn ran(&self) -> Duration {
+        self.since.elapsed().saturating_sub(self.away)
     }
 
     fn may_ask(&self) -> bool {
@@ -285,7 +296,7 @@ fn watching(rollout: &Rollout, status: &PipelineStatus, memory: &Memory) -> Next
         violated(rollout, reason)
     } else if !running && memory.for_how_long() > rollout.timeout() {
         violated(rollout, does_not_run(rollout, status))
-    } else if running && memory.since.elapsed() >= watch {
+    } else if running && memory.ran() >= watch {
         match rollout.standstill(&stages) {
             Some(reason) => violated(rollout, reason),
             None => Next::Become(RolloutState::Done, None),
@@ -374,6 +385,7 @@ mod tests {
             tally: Tally::default(),
             since: then,
             running: Some((running, then)),
+            away: Duration::ZERO,
             asked: Some(Instant::now()),
         }
     }
@@ -448,6 +460,21 @@ mod tests {
         let mut stuck = memory(true, 31);
         stuck.tally.look(vec![count(0, 0, 5)]);
         assert!(rolls_back(&decide(&rollout, &status, &stuck), "has handed on nothing"));
+    }
+
+    #[test]
+    fn time_in_which_not_everything_runs_is_no_watch() {
+        let status = status(Some("2"), 1);
+        let mut memory = memory(true, 31);
+        let done = Next::Become(RolloutState::Done, None);
+        assert_eq!(decide(&rollout(RolloutState::Watching), &status, &memory), done);
+        // It was away for twenty seconds of them.
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+        memory.running = Some((false, ago(20)));
+        memory.see(&status);
+        assert_eq!(decide(&rollout(RolloutState::Watching), &status, &memory), Next::Wait);
+        memory.since = ago(52);
+        assert_eq!(decide(&rollout(RolloutState::Watching), &status, &memory), done);
     }
 
     #[test]
