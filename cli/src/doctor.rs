@@ -39,6 +39,8 @@ pub(crate) async fn run(ui: Ui) -> anyhow::Result<ExitCode> {
         mosquitto(),
         pymodbus(),
         socat(),
+        faketime(),
+        iproute(),
         kafka(),
         gpio_vm(),
     ];
@@ -232,6 +234,17 @@ fn socat() -> Check {
     check("socat", "test", found, "scripts/setup socat")
 }
 
+fn faketime() -> Check {
+    let found = find::libfaketime().map(|library| library.display().to_string());
+    let found = found.ok_or_else(|| "no libfaketimeMT.so.1 found".to_owned());
+    check("faketime", "test", found, "scripts/setup faketime")
+}
+
+fn iproute() -> Check {
+    let found = first_line("tc", &["-V"]).and_then(|_| first_line("ip", &["-V"]));
+    check("iproute", "test", found, "scripts/setup iproute")
+}
+
 /// Set-up puts the archives of Java there, and last the list they were taken by.
 fn kafka() -> Check {
     let jars = find::tools().join("kafka");
@@ -248,11 +261,18 @@ fn kafka() -> Check {
 /// The virtual machine with simulated GPIO lines. It is made for one processor.
 fn gpio_vm() -> Check {
     let kernel = find::tools().join("gpio-vm/version");
+    let disk = find::tools().join("gpio-vm/nats.modules");
     let found = match cfg!(target_arch = "x86_64") {
         true => first_line("qemu-system-x86_64", &["--version"]).and_then(|qemu| {
             std::fs::read_to_string(&kernel)
+                .and_then(|version| std::fs::metadata(&disk).map(|_| version))
                 .map(|version| format!("{qemu}; Linux {}", version.trim()))
-                .map_err(|_| format!("no kernel with gpio-sim: no {}", kernel.display()))
+                .map_err(|_| {
+                    format!(
+                        "no kernel with its modules in {}",
+                        find::tools().join("gpio-vm").display()
+                    )
+                })
         }),
         false => Ok("GPIO is not tested on this processor".to_owned()),
     };

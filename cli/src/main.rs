@@ -6,6 +6,7 @@ mod dead;
 mod demo;
 mod doctor;
 mod lattice;
+mod metrics;
 mod pipeline;
 mod provider;
 mod ui;
@@ -57,6 +58,8 @@ enum Command {
     /// Dead letters: look at them, replay them into a mended step, delete them.
     #[command(subcommand)]
     Dead(dead::Command),
+    /// What the links of all pipelines of a lattice count, for Prometheus.
+    Metrics(metrics::Args),
     /// Measure speed and size on this machine.
     Bench(millrace_bench::Args),
     /// Faults under load, and the proof that nothing is lost.
@@ -131,6 +134,7 @@ fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Pipeline(command) => runtime.block_on(pipeline::run(ui, command)).map(done),
         Command::Provider(command) => runtime.block_on(provider::run(ui, command)).map(done),
         Command::Dead(command) => runtime.block_on(dead::run(ui, command)),
+        Command::Metrics(args) => runtime.block_on(metrics::run(ui, args)).map(done),
         Command::Bench(args) => millrace_bench::run(&args, ui.json).map(done),
         Command::Chaos(args) => runtime.block_on(chaos::run(ui, args)),
         Command::Doctor => runtime.block_on(doctor::run(ui)),

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer, Sync};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::metrics::{self, Server};
 use crate::ui::Ui;
 
 /// Options of `up`.
@@ -15,6 +16,7 @@ Examples:
   millrace up                          NATS on port 4222, lattice `default`
   millrace up --nats-port 4333 --lattice hall-3
   millrace up --nats-url nats://10.0.0.5:4222    a host on a NATS server that is there already
+  millrace up --metrics                metrics at http://127.0.0.1:9464/metrics
 
 Ctrl-C ends what was started. Pipelines and data stay in the data folder and go on at the next start.")]
 pub(crate) struct Args {
@@ -39,6 +41,9 @@ pub(crate) struct Args {
     /// Longest time of one call into a component, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     max_call_seconds: u64,
+    /// Serve the lattice's metrics over HTTP, as `millrace metrics --listen` does.
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1, default_missing_value = metrics::ADDRESS)]
+    metrics: Option<String>,
 }
 
 /// When JetStream writes through.
@@ -52,6 +57,12 @@ enum SyncChoice {
 
 pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
     let data = data_folder(args.data)?;
+    // First: an address that cannot be had ends nothing that has begun.
+    let metrics = match &args.metrics {
+        Some(address) => Some(Server::bind(address, "--metrics").await?),
+        None => None,
+    };
+    let metrics_url = metrics.as_ref().map(Server::url);
     let mut nats = match &args.nats_url {
         Some(_) => None,
         None => {
@@ -78,15 +89,19 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
             format!("--max-memory-mib={}", args.max_memory_mib),
             format!("--max-call-seconds={}", args.max_call_seconds),
         ],
+        through: Vec::new(),
     })
     .await?;
     if ui.json {
-        ui.json(
-            &serde_json::json!({ "nats_url": nats_url, "lattice": args.lattice, "data": data }),
-        )?;
+        ui.json(&serde_json::json!({
+            "nats_url": nats_url, "lattice": args.lattice, "data": data, "metrics": metrics_url,
+        }))?;
     } else {
         ui.line(format!("{} lattice `{}` on {nats_url}", ui.green("up:"), args.lattice));
         ui.line(format!("  data and logs   {}", data.display()));
+        if let Some(url) = &metrics_url {
+            ui.line(format!("  metrics         {url}"));
+        }
         ui.line("  deploy with     millrace pipeline deploy pipeline.yaml");
         ui.line("  Ctrl-C ends it");
     }
@@ -96,8 +111,9 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
     let failure = tokio::select! {
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
-        ended = host.ended_by_itself() => Some(ended),
-        ended = ended(nats.as_mut()) => Some(ended),
+        ended = host.ended_by_itself() => Some(ended.into()),
+        ended = ended(nats.as_mut()) => Some(ended.into()),
+        error = serve(metrics, &nats_url, &args.lattice) => Some(error),
     };
     ui.step("ending");
     host.stop().await;
@@ -105,8 +121,20 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
         nats.stop().await;
     }
     match failure {
-        Some(failure) => Err(failure.into()),
+        Some(failure) => Err(failure),
         None => Ok(()),
+    }
+}
+
+/// Serves metrics, where they are wanted, until there is an error.
+async fn serve(server: Option<Server>, nats_url: &str, lattice: &str) -> anyhow::Error {
+    let Some(server) = server else { return std::future::pending().await };
+    match metrics::connect_later(nats_url).await {
+        Ok(nats) => {
+            server.serve(nats, lattice).await;
+            anyhow::anyhow!("metrics are no longer served")
+        }
+        Err(error) => error,
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use millrace_batch::Batch;
-use millrace_peers::{Mosquitto, NatsServer};
+use millrace_peers::{MachineOptions, Mosquitto, NatsMachine, NatsServer};
 use millrace_platform::{Host, HostOptions, find};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tempfile::TempDir;
@@ -29,12 +29,30 @@ static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(())
 /// Everyone is let in; more in flight than the twenty of its default.
 const MOSQUITTO: &str = "allow_anonymous true\nmax_inflight_messages 100\n";
 
+/// Where the NATS server of a plant runs.
+pub trait Nats {
+    /// Address for clients.
+    fn url(&self) -> String;
+}
+
+impl Nats for NatsServer {
+    fn url(&self) -> String {
+        Self::url(self)
+    }
+}
+
+impl Nats for NatsMachine {
+    fn url(&self) -> String {
+        Self::url(self)
+    }
+}
+
 /// A broker, a NATS server and a host.
-pub struct Plant {
+pub struct Plant<N = NatsServer> {
     /// The broker.
     pub mosquitto: Mosquitto,
     /// The server of the lattice.
-    pub nats: NatsServer,
+    pub nats: N,
     host: Option<Host>,
     host_arguments: Vec<String>,
     folder: TempDir,
@@ -50,9 +68,25 @@ impl Plant {
     /// The same with further arguments of the host.
     pub async fn start_with(host_arguments: &[&str]) -> Self {
         let turn = ONE_AT_A_TIME.lock().await;
+        let nats = NatsServer::start().expect("nats-server");
+        Self::start_on(nats, host_arguments, turn).await
+    }
+}
+
+impl Plant<NatsMachine> {
+    /// Starts all three, with the NATS server on a machine of its own.
+    pub async fn start_on_machine(options: &MachineOptions) -> Self {
+        let turn = ONE_AT_A_TIME.lock().await;
+        let nats = NatsMachine::start(options).expect("a machine with nats-server");
+        Self::start_on(nats, &[], turn).await
+    }
+}
+
+impl<N: Nats> Plant<N> {
+    async fn start_on(nats: N, host_arguments: &[&str], turn: MutexGuard<'static, ()>) -> Self {
         let mut plant = Self {
             mosquitto: Mosquitto::start_with(MOSQUITTO).expect("mosquitto"),
-            nats: NatsServer::start().expect("nats-server"),
+            nats,
             host: None,
             host_arguments: host_arguments.iter().map(|a| (*a).to_owned()).collect(),
             folder: TempDir::new().unwrap(),
@@ -69,6 +103,7 @@ impl Plant {
             lattice: LATTICE.to_owned(),
             dir: self.folder.path().join("host"),
             arguments: self.host_arguments.clone(),
+            through: Vec::new(),
         };
         self.host = Some(Host::start(&options).await.expect("host"));
     }
@@ -300,7 +335,7 @@ pub struct Machine {
 
 impl Machine {
     /// Connects to the plant's broker.
-    pub fn connect(plant: &Plant) -> Self {
+    pub fn connect<N: Nats>(plant: &Plant<N>) -> Self {
         let (client, mut events) = plant.mqtt("machine");
         let (count, acknowledged) = watch::channel(0);
         tokio::spawn(async move {

@@ -182,6 +182,7 @@ async fn every_command_has_help_with_an_example() {
         &["dead", "show"],
         &["dead", "replay"],
         &["dead", "drop"],
+        &["metrics"],
         &["bench"],
         &["chaos"],
         &["completion"],

@@ -101,6 +101,7 @@ impl Lab {
                 lattice: LATTICE.to_owned(),
                 dir: lab.folder.path().join("host"),
                 arguments: Vec::new(),
+                through: Vec::new(),
             };
             lab.host_id = servers.host.insert(Host::start(&options).await?).id();
         }

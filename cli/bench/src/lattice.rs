@@ -332,7 +332,7 @@ impl HalfAnEdge {
         in_flight: u64,
     ) -> anyhow::Result<()> {
         let delivery = millrace_settings::Delivery {
-            in_flight: millrace_settings::Count::clamped(in_flight),
+            in_flight: Some(millrace_settings::Count::clamped(in_flight)),
             ..Default::default()
         };
         let mut into = millrace_settings::to_flat(settings)?;

@@ -134,3 +134,15 @@ fn new_enough(version: &str) -> bool {
 pub fn mosquitto() -> Result<PathBuf, PlatformError> {
     first("mosquitto", on_path("mosquitto").collect(), "Install it with `scripts/setup mosquitto`")
 }
+
+/// libfaketime, which shows programs another time than the machine's: for tests. In the threaded form, where the system's
+/// package puts it.
+#[must_use]
+pub fn libfaketime() -> Option<PathBuf> {
+    let folders = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from);
+    let kinds = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+    let below: Vec<PathBuf> = kinds.flatten().flatten().map(|entry| entry.path()).collect();
+    let names = ["faketime/libfaketimeMT.so.1", "libfaketimeMT.so.1"];
+    let all = folders.iter().chain(&below);
+    all.flat_map(|folder| names.map(|name| folder.join(name))).find(|file| file.is_file())
+}

@@ -1,5 +1,6 @@
 //! A host of our own.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ pub struct HostOptions {
     pub dir: PathBuf,
     /// Further arguments of `millrace-host`.
     pub arguments: Vec<String>,
+    /// A program with arguments that becomes `millrace-host` (by `exec`) after it has done something for it; none as a rule.
+    pub through: Vec<OsString>,
 }
 
 /// A running `millrace-host`.
@@ -64,7 +67,11 @@ impl Host {
     ///
     /// No `millrace-host`, or it ended or did not answer within 60 s.
     pub async fn start(options: &HostOptions) -> Result<Self, PlatformError> {
-        let mut command = Command::new(find::host()?);
+        let program = find::host()?;
+        let mut words =
+            options.through.iter().map(OsString::as_os_str).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or(program.as_os_str()));
+        command.args(words);
         let dir = &options.dir;
         // The host unpacks provider archives below TMPDIR and writes over what it finds there, which fails while a
         // provider of a host that was killed still runs from it. A new folder each time avoids that.

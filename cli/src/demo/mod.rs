@@ -162,6 +162,7 @@ async fn show(
         lattice: LATTICE.to_owned(),
         dir: folder.join("host"),
         arguments: Vec::new(),
+        through: Vec::new(),
     };
     platform.host = Some(Host::start(&host_options).await?);
     let port = broker::start()?;

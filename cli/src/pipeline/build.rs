@@ -12,6 +12,7 @@ use millrace_wadm::{Artifact, Deployment, Manifest};
 use serde::Serialize;
 
 use super::{Definition, Output};
+use crate::lattice;
 
 /// A stage as it was built.
 #[derive(Debug, Serialize)]
@@ -112,7 +113,7 @@ fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .with_context(|| format!("could not write {}", file.display()))
 }
 
-/// Removes the streams of a pipeline; answers their names.
+/// Removes the streams of a pipeline, and the spills that are in other JetStream domains; answers their names.
 pub(crate) async fn purge(
     nats: &async_nats::Client,
     lattice: &str,
@@ -121,11 +122,23 @@ pub(crate) async fn purge(
     use futures::TryStreamExt as _;
     let jetstream = async_nats::jetstream::new(nats.clone());
     let prefix = format!("MILLRACE_{lattice}_{pipeline}_");
-    let names: Vec<String> =
-        jetstream.stream_names().try_collect().await.context("could not list the streams")?;
-    let own: Vec<String> = names.into_iter().filter(|name| name.starts_with(&prefix)).collect();
-    for name in &own {
-        jetstream.delete_stream(name).await.with_context(|| format!("could not remove {name}"))?;
+    let streams: Vec<_> =
+        jetstream.streams().try_collect().await.context("could not list the streams")?;
+    let mut removed = Vec::new();
+    for stream in streams.into_iter().filter(|stream| stream.config.name.starts_with(&prefix)) {
+        // First, because only this stream tells where it is.
+        if let Some((domain, spill)) = millrace_conduit::spill_elsewhere(&stream.config) {
+            let there = async_nats::jetstream::with_domain(nats.clone(), domain);
+            if lattice::stream(&there, &spill).await?.is_some() {
+                there.delete_stream(&spill).await.with_context(|| {
+                    format!("could not remove {spill} in JetStream domain {domain}")
+                })?;
+                removed.push(spill);
+            }
+        }
+        let name = stream.config.name;
+        jetstream.delete_stream(&name).await.with_context(|| format!("could not remove {name}"))?;
+        removed.push(name);
     }
-    Ok(own)
+    Ok(removed)
 }

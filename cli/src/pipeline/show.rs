@@ -47,8 +47,10 @@ pub(crate) fn plan(ui: Ui, plan: &Plan) {
         }
     }
     for edge in &plan.edges {
+        let spill = edge.settings.spill_bytes;
+        let spill = spill.map(|bytes| format!(" and spills at most {bytes}")).unwrap_or_default();
         ui.line(format!(
-            "durable edge {}: {}; keeps at most {}",
+            "durable edge {}: {}; keeps at most {}{spill}",
             ui.bold(&edge.name),
             edge.reason,
             edge.settings.max_bytes
@@ -157,7 +159,13 @@ fn waiting(queue: &Queue) -> String {
         0 => String::new(),
         _ => format!(", the oldest for {}", human_time(Duration::from_millis(queue.oldest_ms))),
     };
-    format!("waiting {} batches, {full} % of {most}{oldest}", queue.batches)
+    let spilled = match queue.spilled_batches {
+        0 => String::new(),
+        batches => {
+            format!(", and {batches} in its spill, {:.1} MB", queue.spilled_bytes as f64 / 1e6)
+        }
+    };
+    format!("waiting {} batches, {full} % of {most}{oldest}{spilled}", queue.batches)
 }
 
 fn link(ui: Ui, provider: &str, link: &LinkStatus) {
@@ -165,8 +173,9 @@ fn link(ui: Ui, provider: &str, link: &LinkStatus) {
     let state = if link.state == State::Connected { ui.green(state) } else { ui.red(state) };
     let counters = &link.counters;
     let name = format!("{provider} {}", link.name);
+    let window = counters.window.map(|most| format!(" of {most}")).unwrap_or_default();
     ui.line(format!(
-        "  link      {name:<20} {state}  in {}  out {}  dead letters {}  in flight {}",
+        "  link      {name:<20} {state}  in {}  out {}  dead letters {}  in flight {}{window}",
         counters.messages_in, counters.messages_out, counters.dead_letters, counters.in_flight,
     ));
     if let Some(queue) = &counters.queue {

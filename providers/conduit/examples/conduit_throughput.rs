@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, BatchWriter, Fields};
-use millrace_conduit::{Consumer, Edge, Publisher};
+use millrace_conduit::{Consumer, Edge, Publisher, Spills};
 use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Sink, Source,
     Stage, WriteError,
@@ -46,9 +46,10 @@ async fn main() {
     let edge = Edge::new("bench", "p", "a.b").unwrap();
     let settings = EdgeSettings::default();
     let publisher = Publisher::open(
-        async_nats::jetstream::new(client),
+        &client,
         vec![(edge.clone(), settings.clone())],
         link(Direction::Sink),
+        &Spills::default(),
     );
     let (count, source) = (Arc::new(Count::default()), link(Direction::Source));
     let policy = Policy {

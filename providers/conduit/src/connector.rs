@@ -8,27 +8,30 @@ use millrace_provider::{Config, Connector, FieldError, Platform, Sourced};
 use millrace_settings::WithDelivery;
 use millrace_settings::edge::{EdgeSettings, from_link};
 
-use crate::{Consumer, Edge, Publisher};
+use crate::{Consumer, Edge, Publisher, Spills};
 
 /// The conduit as a connector.
 #[derive(Debug)]
 pub struct Conduit {
     platform: Platform,
+    spills: Spills,
 }
 
 impl Connector for Conduit {
     const NAME: &'static str = "conduit";
 
     fn new(platform: Platform) -> Self {
-        Self { platform }
+        Self { platform, spills: Spills::default() }
     }
 
     fn source(&self, link: &Link, config: &Config) -> Result<Sourced, FieldError> {
         let all = WithDelivery::<EdgeSettings>::from_flat(config, &millrace_kit::link::NAME_KEYS)?;
         let edge = self.edge(link, &link.names.name)?;
         let limits = Limits::from(&all.delivery);
-        let source: Box<dyn Source> =
-            Box::new(Consumer::new(self.platform.nats.clone(), edge, all.settings, limits));
+        let consumer = Consumer::new(self.platform.nats.clone(), edge, all.settings, limits);
+        // A number that the author wrote is that number; 1 asks for order.
+        let adapts = all.delivery.in_flight.is_none();
+        let source: Box<dyn Source> = Box::new(if adapts { consumer.adaptive() } else { consumer });
         Ok(Sourced { source, delivery: all.delivery })
     }
 
@@ -43,8 +46,7 @@ impl Connector for Conduit {
             .into_iter()
             .map(|(name, settings)| Ok((self.edge(link, &name)?, settings)))
             .collect::<Result<Vec<_>, FieldError>>()?;
-        let js = async_nats::jetstream::new(self.platform.nats.clone());
-        Ok(Publisher::open(js, edges, Arc::clone(link)))
+        Ok(Publisher::open(&self.platform.nats, edges, Arc::clone(link), &self.spills))
     }
 }
 

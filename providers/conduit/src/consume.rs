@@ -3,21 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_nats::jetstream::consumer;
 use async_nats::jetstream::message::AckKind;
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode, Message};
+use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
-use millrace_kit::{Backoff, Delivery, ErrorKind, Limits, Link, Outcome, Packed, Queue, Source};
+use millrace_kit::{
+    Adaptive, Backoff, Delivery, ErrorKind, Limits, Link, Outcome, Packed, Queue, Source, Watch,
+};
+use millrace_settings::delivery::IN_FLIGHT;
 use millrace_settings::edge::{EdgeSettings, WhenFull};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::edge::{
-    CONSUMER, Edge, EdgeError, LEFT_CONSUMER, ORDERED_CONSUMER, Provision, partitions,
+    CONSUMER, Edge, EdgeError, LEFT_CONSUMER, ORDERED_CONSUMER, Provision, is_of, partitions,
 };
+use crate::hold::{Held, Hold};
 use crate::lane::Lane;
+use crate::places::{Places, Turn};
 use crate::rate::Rate;
 use crate::window;
 
@@ -34,6 +37,14 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often is looked for what other partitions left.
 const LOOK_FOR_LEFT: Duration = Duration::from_secs(30);
 
+/// A link that has waited so long for its edge waits behind another conduit.
+const BEHIND_ANOTHER: Duration = Duration::from_secs(2);
+
+/// Fewest and most batches in flight where their number adapts. Not fewer than
+/// a fixed number is by default: partitions that do not get on keep their places,
+/// and others need some too.
+const ADAPTS: (usize, usize) = (IN_FLIGHT, 32);
+
 /// Reads the batches of one edge and has them delivered.
 #[derive(Debug)]
 pub struct Consumer {
@@ -41,6 +52,7 @@ pub struct Consumer {
     edge: Edge,
     settings: EdgeSettings,
     limits: Limits,
+    adaptive: bool,
 }
 
 /// What all batches in work share.
@@ -52,12 +64,9 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) delivery: Arc<Delivery>,
     pub(crate) link: Arc<Link>,
-    window: Arc<Semaphore>,
+    pub(crate) places: Arc<Places>,
     rate: Rate,
 }
-
-/// A place in the window, when it is one's turn.
-pub(crate) type Place = BoxFuture<'static, Option<OwnedSemaphorePermit>>;
 
 impl Consumer {
     /// A consumer of `edge` that joins and splits batches to `limits`.
@@ -68,29 +77,64 @@ impl Consumer {
         settings: EdgeSettings,
         limits: Limits,
     ) -> Self {
-        Self { client, edge, settings, limits }
+        Self { client, edge, settings, limits, adaptive: false }
+    }
+
+    /// How many batches are in flight adapts to how quickly they are answered,
+    /// and is not what the delivery's policy says. For an edge whose order
+    /// that does not change: one that has none, or partitions.
+    #[must_use]
+    pub fn adaptive(self) -> Self {
+        Self { adaptive: true, ..self }
+    }
+
+    fn places(&self, delivery: &Delivery, link: &Arc<Link>) -> Places {
+        let link = Arc::clone(link);
+        if !self.adaptive {
+            return Places::fixed(delivery.policy().in_flight, link);
+        }
+        let (least, most) = ADAPTS;
+        // More than one of each partition never is.
+        let most = partitions(&self.settings).map_or(most, |count| most.min(count.into()));
+        Places::adaptive(Adaptive::new(least.min(most), most), link)
     }
 
     async fn run_until_drained(self, link: Arc<Link>, delivery: Arc<Delivery>) {
+        let places = Arc::new(self.places(&delivery, &link));
         let shared = Arc::new(Shared {
             js: async_nats::jetstream::new(self.client.clone()),
             client: self.client,
             edge: self.edge,
             limits: self.limits,
-            window: Arc::new(Semaphore::new(delivery.policy().in_flight)),
+            places,
             rate: Rate::new(self.settings.max_rate.map(|rate| rate.get())),
             settings: self.settings,
             delivery,
             link,
         });
-        let watched = async {
-            // What waits of other partitions comes before what is new.
-            take_left(&shared).await;
-            tokio::join!(hand_on(&shared), keep_taking_left(&shared));
-        };
-        tokio::select! {
-            () = watched => {}
-            () = watch_queue(&shared) => {}
+        let hold = Hold::new(shared.client.clone(), shared.edge.hold_subject());
+        loop {
+            let held = tokio::select! {
+                held = take_hold(&hold, &shared.link) => held,
+                () = shared.link.drain.cancelled() => return,
+            };
+            let watched = async {
+                // What waits of other partitions comes before what is new.
+                take_left(&shared).await;
+                tokio::join!(hand_on(&shared), keep_taking_left(&shared));
+            };
+            tokio::select! {
+                () = watched => return,
+                () = watch_queue(&shared) => return,
+                // What is in work here comes again there.
+                () = held.lost() => {
+                    shared.rate.forget();
+                    shared.link.noticed(format_args!(
+                        "edge {}: another conduit of the lattice hands it on",
+                        shared.edge.name()
+                    ));
+                }
+            }
         }
     }
 }
@@ -98,6 +142,18 @@ impl Consumer {
 impl Source for Consumer {
     fn run(self: Box<Self>, link: Arc<Link>, delivery: Arc<Delivery>) -> BoxFuture<'static, ()> {
         Box::pin(self.run_until_drained(link, delivery))
+    }
+}
+
+/// Waits until no other conduit hands the edge on. That another one does is as it should be.
+async fn take_hold(hold: &Hold, link: &Link) -> Held {
+    let mut take = std::pin::pin!(hold.take());
+    match tokio::time::timeout(BEHIND_ANOTHER, &mut take).await {
+        Ok(held) => held,
+        Err(_) => {
+            link.connected();
+            take.await
+        }
     }
 }
 
@@ -149,7 +205,13 @@ async fn keep_taking_left(shared: &Arc<Shared>) {
 /// Keeps the numbers of the queue. Never ends.
 async fn watch_queue(shared: &Arc<Shared>) {
     let max_bytes = shared.settings.max_bytes.get();
+    let mut spilled = (0, 0);
     loop {
+        if shared.settings.when_full == WhenFull::Spill
+            && let Some(state) = shared.edge.spilled(&shared.client, &shared.settings).await
+        {
+            spilled = (state.messages, state.bytes);
+        }
         if let Ok(stream) = shared.js.get_stream(shared.edge.stream()).await {
             let state = &stream.cached_info().state;
             let oldest = SystemTime::from(state.first_timestamp).elapsed().unwrap_or_default();
@@ -161,6 +223,8 @@ async fn watch_queue(shared: &Arc<Shared>) {
                     0 => 0,
                     _ => u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX),
                 },
+                spilled_batches: spilled.0,
+                spilled_bytes: spilled.1,
             });
         }
         tokio::time::sleep(LOOK).await;
@@ -193,8 +257,8 @@ impl Shared {
         let mut names = stream.consumer_names();
         while let Some(name) = names.next().await {
             let name = name.map_err(|e| self.edge.stream_error(e))?;
-            if !ours.iter().any(|(ours, _)| *ours == name) {
-                forget(&self.edge, &stream, &name).await?;
+            if !ours.iter().any(|(ours, _)| is_of(&name, ours)) {
+                remove(&self.edge, &stream, &name).await?;
             }
         }
         let mut subjects =
@@ -233,51 +297,38 @@ impl Shared {
         Ok(stream)
     }
 
-    /// What the consumer of this name has come to, if there is one.
+    /// What this consumer has come to, whoever had it.
     pub(crate) async fn before(
         &self,
         stream: &Stream,
         consumer: &str,
     ) -> Result<Option<Before>, EdgeError> {
-        let found = stream.get_consumer::<consumer::pull::Config>(consumer).await;
-        let found = match found {
-            Ok(found) => found,
-            // The client does not tell a missing one from a silent server here.
-            Err(error) => {
-                let mut names = stream.consumer_names();
-                while let Some(name) = names.next().await {
-                    if name.map_err(|e| self.edge.stream_error(e))? == consumer {
-                        return Err(self.edge.consumer_error(error));
-                    }
-                }
-                return Ok(None);
+        let mut before: Option<Before> = None;
+        let mut infos = stream.consumers();
+        while let Some(info) = infos.next().await {
+            let info = info.map_err(|e| self.edge.stream_error(e))?;
+            let last = info.delivered.stream_sequence;
+            if is_of(&info.name, consumer) && before.as_ref().is_none_or(|b| b.last <= last) {
+                before = Some(Before { waiting: info.num_ack_pending, last });
             }
-        };
-        let info = found.cached_info();
-        Ok(Some(Before { waiting: info.num_ack_pending, last: info.delivered.stream_sequence }))
-    }
-
-    /// Stands in line for a place in the window. The line is formed by asking,
-    /// so it is asked here, in the order of the edge, and not in tasks that run
-    /// in any order.
-    pub(crate) fn place(shared: &Arc<Self>) -> Place {
-        let mut place = Box::pin(Arc::clone(&shared.window).acquire_owned());
-        match (&mut place).now_or_never() {
-            Some(place) => std::future::ready(place.ok()).boxed(),
-            // Fails only when the semaphore is closed, which nobody does.
-            None => place.map(Result::ok).boxed(),
         }
+        Ok(before)
     }
 
-    /// Has one batch delivered, no faster than the edge's rate. `None` when the
-    /// link is going before it is done.
-    pub(crate) async fn deliver(&self, batch: Packed) -> Option<Outcome> {
+    /// Stands in line for a place in the window.
+    pub(crate) fn place(&self) -> Turn {
+        Places::stand_in_line(&self.places)
+    }
+
+    /// Has one batch delivered by somebody with a place, no faster than the
+    /// edge's rate. `None` when the link is going before it is done.
+    pub(crate) async fn deliver(&self, batch: Packed, place: &dyn Watch) -> Option<Outcome> {
         tokio::select! {
             () = self.rate.wait(batch.messages()) => {}
             () = self.link.drain.cancelled(), if self.settings.max_rate.is_some() => return None,
         }
         tokio::select! {
-            outcome = self.delivery.deliver(batch) => Some(outcome),
+            outcome = self.delivery.deliver_watched(batch, place) => Some(outcome),
             // Given back at once, and not when JetStream has waited for it.
             () = self.link.leave.cancelled() => None,
         }
@@ -355,11 +406,22 @@ impl Gaps {
     }
 }
 
-/// Removes a durable consumer, so that the one made after it hands out all
-/// that the work queue has, in its order. What somebody had in work who has
-/// been killed would else come when its time is up, each batch at its own:
+/// Removes a durable consumer, whoever had it, so that the one made after it
+/// hands out all that the work queue has, in its order. What somebody had in work
+/// who has been killed would else come when its time is up, each batch at its own:
 /// late, and one before the other.
-pub(crate) async fn forget(edge: &Edge, stream: &Stream, name: &str) -> Result<(), EdgeError> {
+pub(crate) async fn forget(edge: &Edge, stream: &Stream, consumer: &str) -> Result<(), EdgeError> {
+    let mut names = stream.consumer_names();
+    while let Some(name) = names.next().await {
+        let name = name.map_err(|e| edge.stream_error(e))?;
+        if is_of(&name, consumer) {
+            remove(edge, stream, &name).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn remove(edge: &Edge, stream: &Stream, name: &str) -> Result<(), EdgeError> {
     match stream.delete_consumer(name).await {
         Ok(_) => Ok(()),
         Err(error) if is_missing(&error) => Ok(()),

@@ -1,15 +1,18 @@
 //! Durable edges: their names on NATS, and their streams.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Republish, RetentionPolicy, StorageType, Stream,
+    Config, DiscardPolicy, Republish, RetentionPolicy, State, StorageType, Stream,
 };
-use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::jetstream::{self, Context, ErrorCode};
+use millrace_kit::id::BatchIds;
 use millrace_kit::link::is_name;
 use millrace_settings::edge::{EdgeSettings, WhenFull};
+use tokio::time::timeout;
 
 /// Name of the durable consumer of an edge whose batches overtake one another.
 /// An edge in order has other names: what is left of one kind must not be taken
@@ -21,6 +24,20 @@ pub(crate) const ORDERED_CONSUMER: &str = "stage-ordered";
 
 /// Name of the one that takes what partitions left that are no more.
 pub(crate) const LEFT_CONSUMER: &str = "stage-left";
+
+/// Name of the durable consumer of a spill.
+pub(crate) const MOVER: &str = "mover";
+
+/// Key in the metadata of an edge's stream with the JetStream domain of its
+/// spill, for whoever takes the pipeline away.
+const SPILL_DOMAIN: &str = "millrace-spill-domain";
+
+/// Key that is there while the spill of an edge is not empty, with the domain. It
+/// is kept with the edge, so that it can be read when the spill is out of reach.
+const SPILLING: &str = "millrace-spilling";
+
+/// How long a server of another domain may take to answer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(2);
 
 /// Most batches that one pull of a partition brings.
 pub(crate) const GROUP: usize = 256;
@@ -128,6 +145,11 @@ impl Edge {
         format!("{}.{count}.{number}", self.subject())
     }
 
+    /// Subject on which its conduits agree on which of them hands it on.
+    pub(crate) fn hold_subject(&self) -> String {
+        format!("{}.hold.{}.{}", self.base(), self.from, self.to)
+    }
+
     /// Name of its stream.
     #[must_use]
     pub fn stream(&self) -> String {
@@ -139,6 +161,24 @@ impl Edge {
     #[must_use]
     pub fn history_stream(&self) -> String {
         format!("{}_history", self.stream())
+    }
+
+    /// Name of the stream with what came when the edge was full.
+    #[must_use]
+    pub fn spill_stream(&self) -> String {
+        format!("{}_spill", self.stream())
+    }
+
+    /// Subject in the spill of what is on `subject` of the edge.
+    pub(crate) fn spill_subject(&self, subject: &str) -> String {
+        let partition = subject.strip_prefix(&self.subject()).unwrap_or_default();
+        format!("{}.spill.{}.{}{partition}", self.base(), self.from, self.to)
+    }
+
+    /// Subject on the edge of what is on `subject` of the spill.
+    pub(crate) fn subject_of_spilled(&self, subject: &str) -> String {
+        let partition = subject.strip_prefix(&self.spill_subject("")).unwrap_or_default();
+        format!("{}{partition}", self.subject())
     }
 
     fn base(&self) -> String {
@@ -182,7 +222,7 @@ impl Edge {
             subjects: vec![self.subject(), format!("{}.*.*", self.subject())],
             retention: RetentionPolicy::WorkQueue,
             discard: match settings.when_full {
-                WhenFull::Block => DiscardPolicy::New,
+                WhenFull::Block | WhenFull::Spill => DiscardPolicy::New,
                 WhenFull::DropOldest => DiscardPolicy::Old,
             },
             storage: StorageType::File,
@@ -201,8 +241,85 @@ impl Edge {
                 headers_only: false,
             }),
             description: Some(format!("edge {} of pipeline {}", self.name(), self.pipeline)),
+            metadata: settings
+                .spill_domain
+                .iter()
+                .map(|domain| (SPILL_DOMAIN.to_owned(), domain.clone()))
+                .collect(),
             ..Config::default()
         }
+    }
+
+    /// The stream of the spill, where the settings want one.
+    fn spill_config(&self, settings: &EdgeSettings) -> Option<Config> {
+        let bytes = settings.spill_bytes?;
+        let subject = self.spill_subject("");
+        Some(Config {
+            name: self.spill_stream(),
+            subjects: vec![subject.clone(), format!("{subject}.*.*")],
+            discard: DiscardPolicy::New,
+            max_bytes: i64::try_from(bytes.get()).unwrap_or(i64::MAX),
+            republish: None,
+            description: Some(format!(
+                "spill of edge {} of pipeline {}",
+                self.name(),
+                self.pipeline
+            )),
+            metadata: HashMap::new(),
+            ..self.stream_config(settings)
+        })
+    }
+
+    /// JetStream where the spill is.
+    pub(crate) fn spill_context(client: async_nats::Client, settings: &EdgeSettings) -> Context {
+        match &settings.spill_domain {
+            Some(domain) => jetstream::with_domain(client, domain),
+            None => jetstream::new(client),
+        }
+    }
+
+    /// What the spill has; `None` when nobody tells.
+    pub(crate) async fn spilled(
+        &self,
+        client: &async_nats::Client,
+        settings: &EdgeSettings,
+    ) -> Option<State> {
+        let js = Self::spill_context(client.clone(), settings);
+        let stream = timeout(ANSWER, js.get_stream(self.spill_stream())).await.ok()?.ok()?;
+        Some(stream.cached_info().state.clone())
+    }
+
+    /// Makes the stream of the spill, as [`Edge::ensure_stream`] that of the
+    /// edge.
+    pub(crate) async fn ensure_spill(
+        &self,
+        js: &Context,
+        settings: &EdgeSettings,
+    ) -> Result<(Stream, Provision), EdgeError> {
+        let config = self.spill_config(settings).ok_or_else(|| self.spill_error("not wanted"))?;
+        let ensured = timeout(ANSWER, self.ensure(js, &config)).await;
+        ensured
+            .unwrap_or_else(|_| Err(self.spill_error(format_args!("no answer within {ANSWER:?}"))))
+    }
+
+    /// Notes on the edge's stream whether its spill has something.
+    pub(crate) async fn mark(
+        &self,
+        js: &Context,
+        settings: &EdgeSettings,
+        spilling: bool,
+    ) -> Result<(), EdgeError> {
+        let (stream, _) = self.ensure_stream(js, settings).await?;
+        if spilling_to(&stream.cached_info().config).is_some() == spilling {
+            return Ok(());
+        }
+        let mut wanted = self.stream_config(settings);
+        if spilling {
+            let domain = settings.spill_domain.clone().unwrap_or_default();
+            wanted.metadata.insert(SPILLING.to_owned(), domain);
+        }
+        js.update_stream(&wanted).await.map_err(|e| self.stream_error(e))?;
+        Ok(())
     }
 
     /// The durable consumer. `in_flight` bounds what JetStream hands out
@@ -267,25 +384,57 @@ impl Edge {
         let stream = match js.get_stream(&wanted.name).await {
             Ok(stream) => stream,
             Err(error) if not_found(&error.kind()) => {
-                let stream = js.create_stream(wanted).await.map_err(|e| self.stream_error(e))?;
+                let stream =
+                    js.create_stream(wanted).await.map_err(|e| self.error_of(&wanted.name, e))?;
                 return Ok((stream, Provision::Created));
             }
-            Err(error) => return Err(self.stream_error(error)),
+            Err(error) => return Err(self.error_of(&wanted.name, error)),
         };
         if same(&stream.cached_info().config, wanted) {
             return Ok((stream, Provision::Found));
         }
-        js.update_stream(wanted).await.map_err(|e| self.stream_error(e))?;
+        let mut wanted = wanted.clone();
+        let found = &stream.cached_info().config.metadata;
+        let mark = found.get_key_value(SPILLING).map(|(key, value)| (key.clone(), value.clone()));
+        wanted.metadata.extend(mark);
+        js.update_stream(&wanted).await.map_err(|e| self.error_of(&wanted.name, e))?;
         Ok((stream, Provision::Updated))
     }
 
     pub(crate) fn stream_error(&self, reason: impl std::fmt::Display) -> EdgeError {
-        EdgeError::Stream { edge: self.name(), stream: self.stream(), reason: reason.to_string() }
+        self.error_of(&self.stream(), reason)
+    }
+
+    pub(crate) fn spill_error(&self, reason: impl std::fmt::Display) -> EdgeError {
+        self.error_of(&self.spill_stream(), reason)
+    }
+
+    fn error_of(&self, stream: &str, reason: impl std::fmt::Display) -> EdgeError {
+        EdgeError::Stream {
+            edge: self.name(),
+            stream: stream.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 
     pub(crate) fn consumer_error(&self, reason: impl std::fmt::Display) -> EdgeError {
         EdgeError::Consumer { edge: self.name(), reason: reason.to_string() }
     }
+}
+
+/// The consumer of an edge in order has another name for everybody who begins
+/// with it. Two of one name, as there are while a host stands still and its
+/// providers run twice, would take turns at one that either has made anew, and
+/// each miss what the other was given. So the one whose consumer is gone hears
+/// so.
+pub(crate) fn own_name(consumer: &str) -> String {
+    format!("{consumer}_{}", BatchIds::default().next_id())
+}
+
+/// Whether `name` is the consumer `consumer` of anybody.
+pub(crate) fn is_of(name: &str, consumer: &str) -> bool {
+    let rest = name.strip_prefix(consumer);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
 /// How many partitions, if there are any.
@@ -297,6 +446,20 @@ pub(crate) fn partitions(settings: &EdgeSettings) -> Option<u16> {
 /// flight, so that the next batch is here when one is done.
 pub(crate) const fn prefetch(in_flight: usize) -> usize {
     in_flight.saturating_mul(2)
+}
+
+/// The JetStream domain of a spill that has something, or had when it was last
+/// looked at; empty where that is the edge's own.
+pub(crate) fn spilling_to(stream: &Config) -> Option<&str> {
+    stream.metadata.get(SPILLING).map(String::as_str)
+}
+
+/// The JetStream domain and the name of the spill of an edge's stream, where it
+/// is not where the stream is.
+#[must_use]
+pub fn spill_elsewhere(stream: &Config) -> Option<(&str, String)> {
+    let domain = stream.metadata.get(SPILL_DOMAIN)?;
+    Some((domain, format!("{}_spill", stream.name)))
 }
 
 fn not_found(kind: &GetStreamErrorKind) -> bool {
@@ -311,6 +474,7 @@ fn same(found: &Config, wanted: &Config) -> bool {
         && found.max_bytes == wanted.max_bytes
         && found.max_age == wanted.max_age
         && found.republish == wanted.republish
+        && found.metadata.get(SPILL_DOMAIN) == wanted.metadata.get(SPILL_DOMAIN)
         // A history has none of its own and is given one.
         && (found.duplicate_window == wanted.duplicate_window || wanted.duplicate_window.is_zero())
 }
@@ -332,6 +496,22 @@ mod tests {
             edge.subjects(&two),
             ["millrace.plant.line-1.edge.a.b.2.0", "millrace.plant.line-1.edge.a.b.2.1"]
         );
+        assert_eq!(edge.spill_stream(), "MILLRACE_plant_line-1_a_b_spill");
+        assert_eq!(edge.spill_subject(&edge.subject()), "millrace.plant.line-1.spill.a.b");
+        for subject in edge.subjects(&two) {
+            assert_eq!(edge.subject_of_spilled(&edge.spill_subject(&subject)), subject);
+        }
+    }
+
+    #[test]
+    fn a_consumer_is_known_whoever_has_it() {
+        let own = own_name("stage-4-1");
+        assert_ne!(own, own_name("stage-4-1"));
+        assert!(is_of(&own, "stage-4-1") && is_of("stage-4-1", "stage-4-1"));
+        for other in ["stage", "stage-4", "stage-4-10", "stage-4-0", "stage-ordered"] {
+            assert!(!is_of(&own, other), "{other}");
+            assert!(!is_of(&own_name(other), "stage-4-1"), "{other}");
+        }
     }
 
     #[test]

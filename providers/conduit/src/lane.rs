@@ -22,7 +22,7 @@ use millrace_kit::regroup::regroup;
 use millrace_kit::{Backoff, Packed};
 
 use crate::consume::{Gaps, Shared, backoff, forget, tell};
-use crate::edge::{Edge, EdgeError, GROUP};
+use crate::edge::{Edge, EdgeError, GROUP, own_name};
 use crate::pull::Puller;
 
 /// Hands on the batches of one partition.
@@ -95,9 +95,10 @@ impl Lane {
             _ => false,
         };
         forget(edge, &stream, &self.consumer).await?;
-        let config = Edge::ordered_config(&self.consumer, &self.subjects);
+        let own = own_name(&self.consumer);
+        let config = Edge::ordered_config(&own, &self.subjects);
         stream.create_consumer(config).await.map_err(|e| edge.consumer_error(e))?;
-        let puller = Puller::new(&shared.client, &edge.stream(), &self.consumer);
+        let puller = Puller::new(&shared.client, None, &edge.stream(), &own);
         let mut hand_outs = HandOuts::default();
         let mut gaps = Gaps::after(Arc::clone(&shared), before.as_ref());
         if let Some(before) = before.filter(|before| before.waiting > 0) {
@@ -175,12 +176,13 @@ impl Lane {
             link.telemetry.received(batch.messages() as u64, batch.bytes() as u64);
         }
         if !batches.is_empty() {
-            let _place = tokio::select! {
-                place = Shared::place(&shared) => place,
+            let place = tokio::select! {
+                place = shared.place() => place,
                 () = link.drain.cancelled() => return Ok(Settled::Left),
             };
+            let Some(place) = place else { return Ok(Settled::Left) };
             for call in regroup(batches, &shared.limits) {
-                if shared.deliver(call).await.is_none() {
+                if shared.deliver(call, &place).await.is_none() {
                     return Ok(Settled::Left);
                 }
             }
@@ -201,12 +203,12 @@ impl Lane {
 
 /// Sees that no hand-out was lost on its way: what comes after it must wait.
 #[derive(Debug, Default)]
-struct HandOuts {
+pub(crate) struct HandOuts {
     last: u64,
 }
 
 impl HandOuts {
-    fn check(&mut self, edge: &Edge, group: &[Message]) -> Result<(), EdgeError> {
+    pub(crate) fn check(&mut self, edge: &Edge, group: &[Message]) -> Result<(), EdgeError> {
         for message in group {
             let number = message.info().map_or(0, |info| info.consumer_sequence);
             if number != self.last + 1 {
@@ -219,7 +221,7 @@ impl HandOuts {
     }
 }
 
-fn sequence(message: &Message) -> u64 {
+pub(crate) fn sequence(message: &Message) -> u64 {
     message.info().map_or(0, |info| info.stream_sequence)
 }
 

@@ -9,12 +9,13 @@
 //!   link at once, and is answered with ok only when JetStream has acknowledged
 //!   it on every one. The batch's `id` is the message id, so that a repeated
 //!   publish within the edge's window is dropped. A full edge refuses: that is
-//!   the back-pressure, it reaches back to the source.
+//!   the back-pressure, it reaches back to the source. An edge that spills takes
+//!   further batches into a second stream first (`spill`).
 //! * [`Consumer`] is the source half. A batch is acknowledged (and the
 //!   acknowledgement confirmed) when the stage has answered ok or the guilty
 //!   message is in the dead letters; after a crash it is delivered again at once.
 //!   Without order several batches are in flight and overtake one another
-//!   (`window`). In order, one lane for the edge or one for each partition by key
+//!   (`window`), as many as prove to be worth it (`places`). In order, one lane for the edge or one for each partition by key
 //!   delivers one batch at a time and joins small ones when it is behind (`lane`).
 //!
 //! Streams and consumers are made when they are missing and changed when the
@@ -31,10 +32,14 @@
 
 mod consume;
 mod edge;
+mod hold;
 mod lane;
+mod places;
 mod publish;
 mod pull;
 mod rate;
+mod spill;
+mod store;
 mod window;
 
 #[cfg(feature = "provider")]
@@ -43,5 +48,6 @@ mod connector;
 #[cfg(feature = "provider")]
 pub use connector::Conduit;
 pub use consume::Consumer;
-pub use edge::{Edge, EdgeError, Provision};
+pub use edge::{Edge, EdgeError, Provision, spill_elsewhere};
 pub use publish::Publisher;
+pub use spill::Spills;

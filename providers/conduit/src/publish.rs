@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{Publish, PublishError, PublishErrorKind};
+use async_nats::jetstream::context::Publish;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use millrace_kit::packed::TRACEPARENT;
 use millrace_kit::regroup::partition;
-use millrace_kit::write::WRITE_TIMEOUT;
 use millrace_kit::{Backoff, Link, Packed, Sink, WriteError};
-use millrace_settings::edge::EdgeSettings;
+use millrace_settings::edge::{EdgeSettings, WhenFull};
 
-use crate::edge::{Edge, EdgeError, Provision, partitions};
+use crate::edge::{Edge, EdgeError, partitions, spilling_to};
+use crate::spill::{Spill, Spills};
+use crate::store::{Part, Store};
 
 /// How long the streams may take when the way is probed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,96 +21,97 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Publishes the batches of one stage to all its edges.
 #[derive(Debug)]
 pub struct Publisher {
-    js: Context,
-    edges: Vec<(Edge, EdgeSettings)>,
+    edges: Vec<Outlet>,
     link: Arc<Link>,
 }
 
-/// How long a stream is looked for after a publish that nobody answered.
-const MAKE_AFTER_SILENCE: Duration = Duration::from_millis(300);
+/// One edge, and what it has for when it is full.
+#[derive(Debug)]
+struct Outlet {
+    store: Store,
+    spill: Option<Arc<Spill>>,
+}
 
 impl Publisher {
     /// A publisher to `edges`. The streams are made in the background, with
-    /// retries, until the link is drained.
+    /// retries, until the link is drained. `spills` are those of the process.
     #[must_use]
-    pub fn open(mut js: Context, edges: Vec<(Edge, EdgeSettings)>, link: Arc<Link>) -> Arc<Self> {
-        js.set_timeout(WRITE_TIMEOUT);
-        let publisher = Arc::new(Self { js, edges, link });
-        let making = Arc::clone(&publisher);
+    pub fn open(
+        client: &async_nats::Client,
+        edges: Vec<(Edge, EdgeSettings)>,
+        link: Arc<Link>,
+        spills: &Spills,
+    ) -> Arc<Self> {
+        let outlet = |(edge, settings): (Edge, EdgeSettings)| Outlet {
+            spill: (settings.when_full == WhenFull::Spill)
+                .then(|| spills.of(client, &edge, &settings, &link)),
+            store: Store::new(client, edge, settings, Part::Edge),
+        };
+        let edges = edges.into_iter().map(outlet).collect();
+        let publisher = Arc::new(Self { edges, link });
+        // Not kept by what it does in the background: its spills end with it.
+        let (making, link) = (Arc::downgrade(&publisher), Arc::clone(&publisher.link));
         tokio::spawn(async move {
-            tokio::select! {
-                () = making.make_streams() => {}
-                () = making.link.drain.cancelled() => {}
+            let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+            while let Some(publisher) = making.upgrade() {
+                let made = tokio::select! {
+                    made = publisher.ensure_all() => made,
+                    () = link.drain.cancelled() => return,
+                };
+                drop(publisher);
+                let Err(error) = made else { return link.connected() };
+                link.retrying(error);
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    () = link.drain.cancelled() => return,
+                }
             }
         });
         publisher
     }
 
-    async fn make_streams(&self) {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        while let Err(error) = self.ensure_all().await {
-            self.link.retrying(error);
-            backoff.wait().await;
-        }
-        self.link.connected();
-    }
-
     async fn ensure_all(&self) -> Result<(), EdgeError> {
-        for (edge, settings) in &self.edges {
-            edge.ensure_stream(&self.js, settings).await?;
+        for Outlet { store, spill } in &self.edges {
+            if let Some(spill) = spill {
+                spill.learn().await?;
+                continue;
+            }
+            let (stream, _) = store.ensure().await?;
+            if spilling_to(&stream.cached_info().config).is_some() {
+                self.link.noticed(format_args!(
+                    "{}: batches are left in its spill, which come when it has `when-full: spill` again",
+                    store.target()
+                ));
+            }
         }
         Ok(())
     }
 
     async fn publish_to_all(&self, batch: &Packed) -> Result<(), WriteError> {
-        let publishes =
-            self.edges.iter().map(|(edge, settings)| self.publish_to_edge(edge, settings, batch));
+        let publishes = self.edges.iter().map(|outlet| self.publish_to_edge(outlet, batch));
         // All of them to the end, also after an error: the repeat finds what
         // went through already there and is dropped.
         join_all(publishes).await.into_iter().collect()
     }
 
-    async fn publish_to_edge(
-        &self,
-        edge: &Edge,
-        settings: &EdgeSettings,
-        batch: &Packed,
-    ) -> Result<(), WriteError> {
-        let Some(count) = partitions(settings) else {
-            return self.publish_to(edge, settings, edge.subject(), batch).await;
+    async fn publish_to_edge(&self, outlet: &Outlet, batch: &Packed) -> Result<(), WriteError> {
+        let edge = &outlet.store.edge;
+        let Some(count) = partitions(&outlet.store.settings) else {
+            return self.publish_to(outlet, edge.subject(), batch).await;
         };
         let parts = partition(batch, count);
         let publishes = parts.iter().map(|(number, part)| {
-            self.publish_to(edge, settings, edge.partition_subject(*number, count), part)
+            self.publish_to(outlet, edge.partition_subject(*number, count), part)
         });
         join_all(publishes).await.into_iter().collect()
     }
 
     async fn publish_to(
         &self,
-        edge: &Edge,
-        settings: &EdgeSettings,
+        outlet: &Outlet,
         subject: String,
         batch: &Packed,
     ) -> Result<(), WriteError> {
-        let result = match self.publish_once(subject.clone(), batch).await {
-            Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
-                self.make_again(edge, settings).await?;
-                self.publish_once(subject, batch).await
-            }
-            // Where somebody listens to the edge (a tap), a stream that is gone
-            // shows as silence. The stage asks again, and finds it made.
-            Err(error) if error.kind() == PublishErrorKind::TimedOut => {
-                let made = self.make_again(edge, settings);
-                let _ = tokio::time::timeout(MAKE_AFTER_SILENCE, made).await;
-                Err(error)
-            }
-            result => result,
-        };
-        result.map_err(|error| write_error(edge, &error))
-    }
-
-    async fn publish_once(&self, subject: String, batch: &Packed) -> Result<(), PublishError> {
         let mut publish = Publish::build().payload(batch.body().clone());
         if let Some(id) = batch.id() {
             publish = publish.message_id(id);
@@ -118,42 +119,26 @@ impl Publisher {
         if let Some(trace) = batch.traceparent() {
             publish = publish.header(TRACEPARENT, trace);
         }
-        let acknowledged = self.js.send_publish(subject, publish).await?.await?;
-        if acknowledged.duplicate {
-            self.link.telemetry.duplicate();
+        match &outlet.spill {
+            Some(spill) => spill.publish(&self.link, subject, publish).await,
+            None => Ok(outlet.store.publish(&self.link, subject, publish).await?),
         }
-        Ok(())
-    }
-
-    /// The stream is gone: somebody deleted it, or the store was emptied.
-    async fn make_again(&self, edge: &Edge, settings: &EdgeSettings) -> Result<(), WriteError> {
-        let refused =
-            |e: EdgeError| WriteError::Refused { target: target(edge), reason: e.to_string() };
-        let (_, done) = edge.ensure_stream(&self.js, settings).await.map_err(refused)?;
-        if done == Provision::Created {
-            self.link.noticed(format_args!(
-                "edge {}: stream {} was missing and has been made",
-                edge.name(),
-                edge.stream()
-            ));
-        }
-        Ok(())
     }
 
     async fn probe(&self) -> Result<(), WriteError> {
-        for (edge, settings) in &self.edges {
-            let found =
-                tokio::time::timeout(PROBE_TIMEOUT, edge.ensure_stream(&self.js, settings)).await;
-            match found {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    return Err(WriteError::Refused {
-                        target: target(edge),
-                        reason: error.to_string(),
-                    });
+        for Outlet { store, spill } in &self.edges {
+            let open = async {
+                match spill {
+                    Some(spill) => spill.probe().await,
+                    None => store.ensure().await.map(drop),
                 }
+            };
+            match tokio::time::timeout(PROBE_TIMEOUT, open).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(store.refused(error)),
                 Err(_) => {
-                    return Err(WriteError::Timeout { target: target(edge), after: PROBE_TIMEOUT });
+                    let target = store.target();
+                    return Err(WriteError::Timeout { target, after: PROBE_TIMEOUT });
                 }
             }
         }
@@ -191,20 +176,5 @@ impl Sink for Publisher {
     fn close(&self) -> BoxFuture<'_, ()> {
         // Every write waits for its acknowledgement: nothing is left behind.
         Box::pin(std::future::ready(()))
-    }
-}
-
-fn target(edge: &Edge) -> String {
-    format!("edge {}", edge.name())
-}
-
-fn write_error(edge: &Edge, error: &PublishError) -> WriteError {
-    let target = target(edge);
-    match error.kind() {
-        PublishErrorKind::TimedOut => WriteError::Timeout { target, after: WRITE_TIMEOUT },
-        PublishErrorKind::BrokenPipe => {
-            WriteError::Unreachable { target, reason: error.to_string() }
-        }
-        _ => WriteError::Refused { target, reason: error.to_string() },
     }
 }

@@ -31,11 +31,13 @@ pub(crate) struct Puller {
 }
 
 impl Puller {
-    pub(crate) fn new(client: &Client, stream: &str, consumer: &str) -> Self {
+    /// In the JetStream domain `domain`, or the server's own.
+    pub(crate) fn new(client: &Client, domain: Option<&str>, stream: &str, consumer: &str) -> Self {
+        let domain = domain.map(|domain| format!("{domain}.")).unwrap_or_default();
         Self {
             js: async_nats::jetstream::new(client.clone()),
             client: client.clone(),
-            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+            subject: format!("$JS.{domain}API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
         }
     }
 

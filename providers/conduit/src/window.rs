@@ -13,8 +13,9 @@ use millrace_kit::regroup::regroup;
 use millrace_kit::{Backoff, ErrorKind, Packed};
 use tokio::task::JoinSet;
 
-use crate::consume::{Gaps, Place, Shared, backoff, forget, tell};
+use crate::consume::{Gaps, Shared, backoff, forget, tell};
 use crate::edge::{ACK_WAIT, CONSUMER, EdgeError, prefetch};
+use crate::places::Turn;
 
 /// How often JetStream is told that a batch is still being worked on. Three
 /// times within the wait, so that one that is lost does no harm.
@@ -71,8 +72,8 @@ impl Window {
                         backoff.reset();
                         gaps.seen(&message);
                         // Not more than `max_ack_pending` of these exist.
-                        let place = Shared::place(&self.shared);
-                        tasks.spawn(handle(Arc::clone(&self.shared), message, place));
+                        let turn = self.shared.place();
+                        tasks.spawn(handle(Arc::clone(&self.shared), message, turn));
                     }
                     Some(Err(error)) if error.kind() == MessagesErrorKind::Pull => {
                         link.telemetry.error(ErrorKind::Connection, error);
@@ -99,19 +100,15 @@ impl Window {
             forget(edge, &stream, CONSUMER).await?;
         }
         *first = false;
-        let config = edge.consumer_config(self.in_flight());
+        let config = edge.consumer_config(self.shared.places.most());
         let consumer = stream.create_consumer(config).await.map_err(|e| edge.consumer_error(e))?;
         Ok((consumer, Gaps::after(Arc::clone(&self.shared), before.as_ref())))
-    }
-
-    fn in_flight(&self) -> usize {
-        self.shared.delivery.policy().in_flight
     }
 
     async fn pull(&self, consumer: &PullConsumer) -> Result<pull::Stream, EdgeError> {
         consumer
             .stream()
-            .max_messages_per_batch(prefetch(self.in_flight()))
+            .max_messages_per_batch(prefetch(self.shared.places.most()))
             .heartbeat(HEARTBEAT)
             .expires(PULL)
             .messages()
@@ -123,18 +120,18 @@ impl Window {
 /// Delivers one batch and acknowledges it. Starts as soon as the batch is
 /// here, before there is room in the window, because JetStream's clock
 /// runs from the hand-out.
-async fn handle(shared: Arc<Shared>, message: Message, place: Place) {
+async fn handle(shared: Arc<Shared>, message: Message, turn: Turn) {
     let published = message.info().ok().map(|info| SystemTime::from(info.published));
     let batch = Packed::read(message.payload.clone());
     let link = &shared.link;
     link.telemetry.received(batch.messages() as u64, batch.bytes() as u64);
     let deliver = async {
-        let _place = tokio::select! {
-            place = place => place?,
+        let place = tokio::select! {
+            place = turn => place?,
             () = link.drain.cancelled() => return None,
         };
         for call in regroup(vec![batch], &shared.limits) {
-            shared.deliver(call).await?;
+            shared.deliver(call, &place).await?;
         }
         Some(())
     };

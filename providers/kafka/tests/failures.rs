@@ -138,6 +138,7 @@ async fn a_full_disk_at_the_broker_is_retried_and_nothing_is_lost() {
                      offsets.topic.num.partitions=1\n__share=1"
             .replace("__share=1", "offsets.topic.segment.bytes=1048576"),
         log_dir: Some(small.0.clone()),
+        ..KafkaOptions::default()
     };
     let mut kafka = Kafka::start_with(options).unwrap();
     topic(&kafka, "line", 1, &[]).await;

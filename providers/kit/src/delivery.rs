@@ -41,7 +41,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millrace_settings::Delivery as Settings;
+use millrace_settings::delivery::IN_FLIGHT;
+use tokio::time::Instant;
 
+use crate::adaptive::{Ended, Watch};
 use crate::answer::CallError;
 use crate::backoff::Backoff;
 use crate::dead::{self, DeadKind};
@@ -71,7 +74,7 @@ impl From<&Settings> for Policy {
     fn from(settings: &Settings) -> Self {
         let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         Self {
-            in_flight: usize::try_from(settings.in_flight.get()).unwrap_or(usize::MAX),
+            in_flight: settings.in_flight.map_or(IN_FLIGHT, |count| count.as_usize()),
             call_timeout: settings.call_timeout.get(),
             attempts: number(settings.attempts.get()),
             suspect_after: number(settings.suspect_after.get()),
@@ -162,11 +165,16 @@ impl Delivery {
     /// takes; a caller that must stop drops the future, and then has to deliver
     /// the batch again.
     pub async fn deliver(&self, batch: Packed) -> Outcome {
+        self.deliver_watched(batch, &()).await
+    }
+
+    /// [`Delivery::deliver`], with somebody who hears how each call ends.
+    pub async fn deliver_watched(&self, batch: Packed, watch: &dyn Watch) -> Outcome {
         let mut outcome = Outcome::default();
         // Depth is bounded: halves of halves, the first half always next.
         let mut waiting = vec![Piece { batch, attempts: 0, suspect: None }];
         while let Some(mut piece) = waiting.pop() {
-            match self.settle(&mut piece).await {
+            match self.settle(&mut piece, watch).await {
                 Verdict::Delivered => {
                     let messages = piece.batch.messages();
                     self.link.telemetry.delivered(messages as u64, piece.batch.bytes() as u64);
@@ -185,12 +193,12 @@ impl Delivery {
     }
 
     /// Tries a piece until it is delivered or found guilty.
-    async fn settle(&self, piece: &mut Piece) -> Verdict {
+    async fn settle(&self, piece: &mut Piece, watch: &dyn Watch) -> Verdict {
         let mut backoff = Backoff::new(self.policy.backoff_min, self.policy.backoff_max);
         let mut trial = Trial::of(piece, &self.policy);
         loop {
             piece.attempts = piece.attempts.saturating_add(1);
-            let Err(error) = self.attempt(piece).await else { return Verdict::Delivered };
+            let Err(error) = self.attempt(piece, watch).await else { return Verdict::Delivered };
             let fault = match error {
                 CallError::Batch(text) => {
                     return Verdict::Guilty(Fault { kind: DeadKind::Batch, text });
@@ -260,9 +268,20 @@ impl Delivery {
     }
 
     /// One call, limited in time and counted.
-    async fn attempt(&self, piece: &Piece) -> Result<(), CallError> {
+    async fn attempt(&self, piece: &Piece, watch: &dyn Watch) -> Result<(), CallError> {
         let body = piece.batch.for_attempt(piece.attempts);
+        let began = Instant::now();
         let result = self.call(body, piece.batch.traceparent()).await;
+        watch.ended(match &result {
+            Ok(()) => Ended::Answered(began.elapsed()),
+            Err(
+                CallError::Timeout(_)
+                | CallError::Away(_)
+                | CallError::Downstream(_)
+                | CallError::Retry(_),
+            ) => Ended::Refused,
+            Err(CallError::Trap(_) | CallError::Batch(_) | CallError::Config(_)) => Ended::Void,
+        });
         if let Err(error) = &result {
             self.link.telemetry.error(error.kind(), error);
         }

@@ -10,6 +10,7 @@
 //! | [`answer`] | what a stage's answer means |
 //! | [`inlet`] | messages to batches, tokens back when safe, back-pressure |
 //! | [`delivery`] | calls with timeout, retry, probe, bisecting, dead letters |
+//! | [`adaptive`] | how many calls at once are worth it |
 //! | [`write`] | what every sink does around a write: time limit, counters, dead letters |
 //! | [`packed`], [`dead`], [`id`] | batches on their way, dead letters, identities |
 //! | [`regroup`] | batches joined, split, parted by key |
@@ -24,6 +25,7 @@
 //!          <- Inlet::settled: tokens <- acknowledged by the next durable thing
 //! ```
 
+pub mod adaptive;
 pub mod answer;
 pub mod backoff;
 pub mod dead;
@@ -39,6 +41,7 @@ pub mod status;
 pub mod telemetry;
 pub mod write;
 
+pub use adaptive::{Adaptive, Ended, Watch};
 pub use answer::{CallError, ErrorKind};
 pub use backoff::Backoff;
 pub use delivery::{Delivery, Outcome, Policy};

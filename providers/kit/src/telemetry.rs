@@ -27,6 +27,7 @@ pub struct Telemetry {
     dropped_batches: AtomicU64,
     reconnects: AtomicU64,
     in_flight: AtomicU64,
+    window: AtomicU64,
     lag_last_us: AtomicU64,
     lag_max_us: AtomicU64,
     errors: [AtomicU64; ErrorKind::ALL.len()],
@@ -105,6 +106,11 @@ impl Telemetry {
         InFlight(self)
     }
 
+    /// Most batches that are handed on at once, from now on.
+    pub fn window(&self, most: usize) {
+        self.window.store(most as u64, Relaxed);
+    }
+
     /// The counters as they are now.
     #[must_use]
     pub fn snapshot(&self) -> Counters {
@@ -126,6 +132,7 @@ impl Telemetry {
             dropped_batches: self.dropped_batches.load(Relaxed),
             reconnects: self.reconnects.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
+            window: Some(self.window.load(Relaxed)).filter(|most| *most > 0),
             lag_last_us: self.lag_last_us.load(Relaxed),
             lag_max_us: self.lag_max_us.load(Relaxed),
             errors,
@@ -172,6 +179,9 @@ pub struct Counters {
     pub reconnects: u64,
     /// Calls or publishes not yet answered, now.
     pub in_flight: u64,
+    /// Most batches that an edge hands on at once, now; only its far end knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
     /// Microseconds from arrival to acknowledgement, of the last batch.
     pub lag_last_us: u64,
     /// The same, the longest so far.
@@ -185,7 +195,8 @@ pub struct Counters {
     pub queue: Option<Queue>,
 }
 
-/// What waits on an edge, in work included.
+/// What waits on an edge, in work included. `batches` and `bytes` are without
+/// what is in its spill.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Queue {
@@ -197,6 +208,10 @@ pub struct Queue {
     pub max_bytes: u64,
     /// Milliseconds for which the oldest has waited; 0 when there is none.
     pub oldest_ms: u64,
+    /// Batches that wait in the spill of an edge that was full.
+    pub spilled_batches: u64,
+    /// Their bytes.
+    pub spilled_bytes: u64,
 }
 
 /// An error and when it was.

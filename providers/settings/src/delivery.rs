@@ -13,6 +13,10 @@ use crate::values::{Bytes, Count, Duration};
 /// the rest is room for the headers and the encoding of the call.
 pub const BATCH_BYTES_MAX: u64 = 900 * 1024;
 
+/// Most batches that a source has in flight, or an edge that does not adapt,
+/// where its author does not say.
+pub const IN_FLIGHT: usize = 4;
+
 /// The longest time any setting can name: one day, in milliseconds.
 const DAY: u64 = 86_400_000;
 
@@ -27,8 +31,10 @@ pub struct Delivery {
     pub batch_bytes: Bytes<1024, BATCH_BYTES_MAX>,
     /// How long the first message of a batch waits for others, from 0ms to 1m.
     pub linger: Duration<0, 60_000>,
-    /// Most batches handed to the stage and not yet answered.
-    pub in_flight: Count<1, 64>,
+    /// Most batches handed to the stage and not yet answered. Without it 4 for a
+    /// source, and for an edge as many as prove to be worth it, from 4 to 32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<Count<1, 64>>,
     /// How long to wait for the stage's answer, from 100ms to 10m.
     pub call_timeout: Duration<100, 600_000>,
     /// How often a batch is tried when a step asks for a retry, before the
@@ -50,7 +56,7 @@ impl Default for Delivery {
             batch_messages: Count::clamped(500),
             batch_bytes: Bytes::from_bytes(256 * 1024),
             linger: Duration::from_millis(5),
-            in_flight: Count::clamped(4),
+            in_flight: None,
             call_timeout: Duration::from_millis(10_000),
             attempts: Count::clamped(5),
             suspect_after: Count::clamped(3),

@@ -24,6 +24,9 @@ pub enum WhenFull {
     /// Drops the oldest batches and counts them in the status: where new
     /// readings are worth more than old ones.
     DropOldest,
+    /// Puts further batches into a second stream, the spill, and brings them
+    /// back in order. Refuses when that is full too.
+    Spill,
 }
 
 /// What a durable edge keeps. The stage at its far end gets its batches by
@@ -33,7 +36,9 @@ pub enum WhenFull {
 pub struct EdgeSettings {
     /// Most bytes waiting on the edge, from 1MiB to 1024GiB.
     pub max_bytes: Bytes<1_048_576, 1_099_511_627_776>,
-    /// What happens when it is full: `block` or `drop-oldest`.
+    /// What happens when it is full: it refuses (`block`), drops its oldest
+    /// batches (`drop-oldest`), or puts further ones into a second stream and
+    /// brings them back in order (`spill`).
     pub when_full: WhenFull,
     /// Messages older than this are dropped, from 1s to 365d. Without it they
     /// wait for as long as it takes.
@@ -57,6 +62,15 @@ pub struct EdgeSettings {
     /// it nothing is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<Duration<60_000, 31_536_000_000>>,
+    /// Most bytes waiting in the spill, from 1MiB to 1024GiB; with `when-full:
+    /// spill`, which needs it. Not in `max-bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spill_bytes: Option<Bytes<1_048_576, 1_099_511_627_776>>,
+    /// JetStream domain that the spill is in, of a server that the lattice's is
+    /// a leaf node of, for example. Without it the spill is where the edge is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,40}$"))]
+    pub spill_domain: Option<String>,
 }
 
 impl Default for EdgeSettings {
@@ -69,6 +83,8 @@ impl Default for EdgeSettings {
             partitions: None,
             max_rate: None,
             history: None,
+            spill_bytes: None,
+            spill_domain: None,
         }
     }
 }
@@ -85,6 +101,7 @@ impl Settings for EdgeSettings {
                 format!("must not be above max-age, which is {age}"),
             ));
         }
+        self.check_spill()?;
         // What is dropped is counted by gaps in the order of the one consumer.
         if let (WhenFull::DropOldest, Some(partitions)) = (self.when_full, self.partitions) {
             return Err(FieldError::invalid(
@@ -95,6 +112,54 @@ impl Settings for EdgeSettings {
         }
         Ok(())
     }
+}
+
+/// Longest name of a JetStream domain here.
+const DOMAIN_MAX: usize = 40;
+
+impl EdgeSettings {
+    fn check_spill(&self) -> Result<(), FieldError> {
+        if let Some(domain) = self.spill_domain.as_deref().filter(|domain| !is_domain(domain)) {
+            return Err(FieldError::invalid(
+                "spill-domain",
+                domain,
+                format!("must have letters, digits, hyphens and underscores, at most {DOMAIN_MAX}"),
+            ));
+        }
+        if self.when_full == WhenFull::Spill {
+            if self.spill_bytes.is_none() {
+                return Err(FieldError::invalid(
+                    "when-full",
+                    "spill",
+                    "needs spill-bytes, the most bytes that the spill takes",
+                ));
+            }
+            // Of what is dropped for its age in the spill nobody would tell.
+            return match self.max_age {
+                Some(age) => Err(FieldError::invalid(
+                    "max-age",
+                    &age.to_string(),
+                    "cannot be combined with when-full: spill, which keeps everything",
+                )),
+                None => Ok(()),
+            };
+        }
+        let bytes = self.spill_bytes.map(|bytes| ("spill-bytes", bytes.to_string()));
+        let domain = self.spill_domain.clone().map(|domain| ("spill-domain", domain));
+        match bytes.or(domain) {
+            Some((field, value)) => {
+                Err(FieldError::invalid(field, &value, "is allowed only with when-full: spill"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether this can be the name of a JetStream domain, which becomes a part of
+/// subjects.
+fn is_domain(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    (1..=DOMAIN_MAX).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 /// Writes the edges of one stage as its link to the conduit carries them:

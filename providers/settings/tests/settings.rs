@@ -30,6 +30,26 @@ fn source(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[test]
+fn a_spill_says_how_much_it_takes_and_where_it_is() {
+    let read = |pairs: &[(&str, &str)]| from_flat::<EdgeSettings, _>(&map(pairs), &[]);
+    let (spill, bytes) = (("when-full", "spill"), ("spill-bytes", "100GiB"));
+    let all = read(&[spill, bytes, ("spill-domain", "plant_2")]).unwrap();
+    assert_eq!(all.spill_domain.as_deref(), Some("plant_2"));
+    for (pairs, field, text) in [
+        (&[spill][..], "when-full", "needs spill-bytes"),
+        (&[bytes], "spill-bytes", "only with when-full: spill"),
+        (&[("spill-domain", "plant")], "spill-domain", "only with when-full: spill"),
+        (&[spill, bytes, ("max-age", "1h")], "max-age", "cannot be combined"),
+        (&[spill, bytes, ("spill-domain", "a.b")], "spill-domain", "letters"),
+        (&[spill, bytes, ("spill-domain", "")], "spill-domain", "letters"),
+    ] {
+        let error = read(pairs).unwrap_err();
+        assert_eq!(error.field, field, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}
+
+#[test]
 fn defaults_are_those_documented() {
     let settings: SourceSettings = from_flat(&source(&[]), &[]).unwrap();
     assert_eq!(settings.url.to_string(), "mqtt://localhost:1883");
@@ -44,8 +64,8 @@ fn defaults_are_those_documented() {
     assert_eq!(delivery.batch_bytes.get(), 256 * 1024);
     assert_eq!(delivery.linger.as_millis(), 5);
     assert_eq!(
-        (delivery.in_flight.get(), delivery.attempts.get(), delivery.suspect_after.get()),
-        (4, 5, 3)
+        (delivery.in_flight.map(Count::get), delivery.attempts.get(), delivery.suspect_after.get()),
+        (None, 5, 3)
     );
 
     let edge: EdgeSettings = from_flat(&map(&[]), &[]).unwrap();
@@ -437,14 +457,14 @@ proptest! {
 
     #[test]
     fn delivery_survives(
-        messages in 1..=10_000u64, bytes in 1024..=900 * 1024u64, linger in 0..=60_000u64, in_flight in 1..=64u64,
+        messages in 1..=10_000u64, bytes in 1024..=900 * 1024u64, linger in 0..=60_000u64, in_flight in proptest::option::of(1..=64u64),
         timeout in 100..=600_000u64, attempts in 1..=100u64, suspect in 1..=100u64, min in 1..=1_000u64, more in 0..=100_000u64,
     ) {
         round_trip(&Delivery {
             batch_messages: Count::new(messages).unwrap(),
             batch_bytes: Bytes::from_bytes(bytes),
             linger: Duration::from_millis(linger),
-            in_flight: Count::new(in_flight).unwrap(),
+            in_flight: in_flight.map(|n| Count::new(n).unwrap()),
             call_timeout: Duration::from_millis(timeout),
             attempts: Count::new(attempts).unwrap(),
             suspect_after: Count::new(suspect).unwrap(),
@@ -463,6 +483,14 @@ proptest! {
             partitions: partitions.map(|n| Count::new(n).unwrap()),
             max_rate: rate.map(|n| Count::new(n).unwrap()),
             history: age.map(|age| Duration::from_millis(age.max(60_000))),
+            spill_bytes: None,
+            spill_domain: None,
+        });
+        round_trip(&EdgeSettings {
+            when_full: WhenFull::Spill,
+            spill_bytes: Some(Bytes::from_bytes(bytes)),
+            spill_domain: age.map(|_| "plant".to_owned()),
+            ..EdgeSettings::default()
         });
     }
 

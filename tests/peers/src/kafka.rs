@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,6 +34,9 @@ pub struct KafkaOptions {
     pub properties: String,
     /// Folder for its log, instead of one of its own: a small file system.
     pub log_dir: Option<PathBuf>,
+    /// Address that clients without TLS or log-in know it by. It listens for them on all of the machine's then, and not on
+    /// the loopback address alone.
+    pub address: Option<IpAddr>,
 }
 
 /// A broker on free ports, with a store of its own.
@@ -95,7 +98,11 @@ impl Kafka {
     /// Address without TLS or log-in.
     #[must_use]
     pub fn brokers(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.plain)
+        format!("{}:{}", self.plain_address(), self.ports.plain)
+    }
+
+    fn plain_address(&self) -> IpAddr {
+        self.options.address.unwrap_or(Ipv4Addr::LOCALHOST.into())
     }
 
     /// Address with TLS.
@@ -261,6 +268,8 @@ impl Kafka {
     fn configuration(&self) -> String {
         let Ports { plain, tls, mutual, sasl_tls, sasl, controller } = self.ports;
         let folder = self.folder.path().display();
+        let address = self.plain_address();
+        let listen = if self.options.address.is_some() { "0.0.0.0" } else { "127.0.0.1" };
         let own = self.folder.path().join("store");
         let store = self.options.log_dir.as_deref().unwrap_or(&own).display();
         let (user, password) = KAFKA_USER;
@@ -284,9 +293,9 @@ impl Kafka {
             "process.roles=broker,controller\nnode.id=1\n\
              controller.listener.names=CONTROLLER\n\
              controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-             listeners=PLAIN://127.0.0.1:{plain},TLS://127.0.0.1:{tls},MUTUAL://127.0.0.1:{mutual},SASL_TLS://127.0.0.1:{sasl_tls},\
+             listeners=PLAIN://{listen}:{plain},TLS://127.0.0.1:{tls},MUTUAL://127.0.0.1:{mutual},SASL_TLS://127.0.0.1:{sasl_tls},\
              SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAIN://127.0.0.1:{plain},TLS://localhost:{tls},\
+             advertised.listeners=PLAIN://{address}:{plain},TLS://localhost:{tls},\
              MUTUAL://localhost:{mutual},\
              SASL_TLS://localhost:{sasl_tls},SASL://127.0.0.1:{sasl}\n\
              listener.security.protocol.map=PLAIN:PLAINTEXT,TLS:SSL,MUTUAL:SSL,SASL_TLS:SASL_SSL,\

@@ -11,6 +11,7 @@
 mod certificates;
 mod kafka;
 mod kafka_certificates;
+mod machine;
 mod modbus;
 mod mosquitto;
 mod nats;
@@ -19,6 +20,7 @@ mod process;
 pub use certificates::{Authority, Identity, Validity};
 pub use kafka::{KAFKA_USER, Kafka, KafkaOptions};
 pub use kafka_certificates::Certificates;
+pub use machine::{MachineOptions, NatsMachine};
 pub use modbus::{ModbusSlave, SerialPair, SlaveMode, SlaveUnit};
 pub use mosquitto::{Mosquitto, mosquitto_password};
 pub use nats::{NatsOptions, NatsServer};
@@ -53,6 +55,9 @@ pub enum PeerError {
         /// Its output, or that it took too long.
         reason: String,
     },
+    /// There is no virtual machine.
+    #[error("no virtual machine: {0}. Set it up: scripts/setup gpio-vm")]
+    NoMachine(String),
     /// A certificate could not be made.
     #[error("certificate: {0}")]
     Certificate(String),

@@ -1,6 +1,7 @@
 //! nats-server with JetStream.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 use crate::process::{Program, Running};
 use crate::{PeerError, free_port};
 
-const PROGRAM: Program = Program {
+pub(crate) const PROGRAM: Program = Program {
     name: "nats-server",
     variable: "MILLRACE_NATS_SERVER",
     install: "go install github.com/nats-io/nats-server/v2@latest, or `make setup`",
@@ -21,11 +22,14 @@ pub struct NatsOptions {
     pub config: String,
     /// Folder for its store instead of one of its own. Only the room there limits what is kept.
     pub store: Option<PathBuf>,
+    /// Address that clients know it by. It listens on all of the machine's then, and not on the loopback address alone.
+    pub address: Option<IpAddr>,
 }
 
 /// A nats-server with JetStream on a free port, with a store of its own.
 #[derive(Debug)]
 pub struct NatsServer {
+    address: IpAddr,
     port: u16,
     folder: TempDir,
     running: Option<Running>,
@@ -53,13 +57,15 @@ impl NatsServer {
             Some(store) => (store.clone(), ", max_file_store: 64GB"),
             None => (folder.path().join("store"), ""),
         };
+        let listen = if options.address.is_some() { "0.0.0.0" } else { "127.0.0.1" };
         let config = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\"{limit} }}\n{}\n",
+            "listen: \"{listen}:{port}\"\njetstream {{ store_dir: \"{}\"{limit} }}\n{}\n",
             store.display(),
             options.config
         );
         std::fs::write(folder.path().join("nats.conf"), config)?;
-        let mut server = Self { port, folder, running: None };
+        let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let mut server = Self { address, port, folder, running: None };
         server.restart()?;
         Ok(server)
     }
@@ -67,7 +73,7 @@ impl NatsServer {
     /// Address for clients.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}:{}", self.address, self.port)
     }
 
     /// Its folder: configuration, store and log.
@@ -106,6 +112,12 @@ impl NatsServer {
     /// When the operating system refuses.
     pub fn freeze(&self, freeze: bool) -> io::Result<()> {
         self.running.as_ref().map_or(Ok(()), |running| running.freeze(freeze))
+    }
+
+    /// Its process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(Running::id)
     }
 
     /// What it has logged.

@@ -75,6 +75,17 @@ impl Running {
         log: &Path,
         ready: impl Fn() -> bool,
     ) -> Result<Self, PeerError> {
+        Self::start_within(PATIENCE, program, args, log, ready)
+    }
+
+    /// The same for one that may take longer, or has to be quicker.
+    pub(crate) fn start_within<A: AsRef<OsStr>>(
+        patience: Duration,
+        program: &Program,
+        args: impl IntoIterator<Item = A>,
+        log: &Path,
+        ready: impl Fn() -> bool,
+    ) -> Result<Self, PeerError> {
         let output = File::options().create(true).append(true).open(log)?;
         let child = Command::new(program.find()?)
             .args(args)
@@ -83,12 +94,13 @@ impl Running {
             .stderr(output)
             .spawn()?;
         let mut running = Self { child };
-        running.wait_until(program, log, ready)?;
+        running.wait_until(patience, program, log, ready)?;
         Ok(running)
     }
 
     fn wait_until(
         &mut self,
+        patience: Duration,
         program: &Program,
         log: &Path,
         ready: impl Fn() -> bool,
@@ -96,7 +108,7 @@ impl Running {
         let start = Instant::now();
         while !ready() {
             let ended = self.child.try_wait()?;
-            if ended.is_some() || start.elapsed() > PATIENCE {
+            if ended.is_some() || start.elapsed() > patience {
                 let said = std::fs::read_to_string(log).unwrap_or_default();
                 let reason =
                     ended.map_or_else(|| "is not ready".to_owned(), |status| status.to_string());
@@ -132,6 +144,11 @@ impl Running {
     /// Stops or continues it: a peer that is there and does not answer.
     pub(crate) fn freeze(&self, freeze: bool) -> io::Result<()> {
         self.signal(if freeze { Signal::STOP } else { Signal::CONT })
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends it a signal.

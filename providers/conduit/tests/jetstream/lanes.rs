@@ -1,5 +1,7 @@
 //! Edges in order: of the whole edge, and of each key.
 
+use futures::StreamExt as _;
+
 use super::*;
 
 fn in_order() -> Policy {
@@ -315,4 +317,46 @@ async fn a_history_keeps_what_was_handed_on() {
         }
     }
     assert_eq!(numbers, (0..100).map(|n| (n, 10)).collect());
+}
+
+/// As it is while a host stands still and its conduit runs twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_conduit_took_and_left_comes_at_once() {
+    let server = NatsServer::start().unwrap();
+    let (publisher, _) = publisher(&server, &[("first.second", EdgeSettings::default())]).await;
+    let far = Arc::new(Far { takes: Duration::from_secs(1), ..Far::default() });
+    let (_link, _task) = consumer_as(&server, &far, EdgeSettings::default(), in_order()).await;
+    publisher.write(batch("b0", 0, 1, 20)).await.unwrap();
+    let start = Instant::now();
+    let js = jetstream::new(client(&server).await);
+    let stream = js.get_stream(edge("first.second").stream()).await.unwrap();
+    // In the middle of the call another one begins with the edge, and takes what comes next.
+    sleep(Duration::from_millis(500)).await;
+    let mut names = stream.consumer_names();
+    while let Some(name) = names.next().await {
+        stream.delete_consumer(&name.unwrap()).await.unwrap();
+    }
+    let other: jetstream::consumer::PullConsumer = stream
+        .create_consumer(jetstream::consumer::pull::Config {
+            durable_name: Some("stage-ordered_another".into()),
+            filter_subject: edge("first.second").subject(),
+            ack_wait: Duration::from_secs(24 * 3_600),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    publisher.write(batch("b1", 1, 1, 20)).await.unwrap();
+    publisher.write(batch("b2", 2, 1, 20)).await.unwrap();
+    let taken = other.fetch().max_messages(3).messages().await.unwrap();
+    assert!(taken.count().await >= 2, "it has them in hand, and is gone");
+    far.until(3, Duration::from_secs(15)).await;
+    println!("all there after {:?}", start.elapsed());
+    let mut first: Vec<u64> = Vec::new();
+    for (_, number) in far.order.lock().iter() {
+        if !first.contains(number) {
+            first.push(*number);
+        }
+    }
+    assert_eq!(first, [0, 1, 2]);
+    empty(&server).await;
 }

@@ -7,7 +7,10 @@
     missing_docs
 )]
 
+mod adaptive;
+mod hold;
 mod lanes;
+mod spill;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, BatchWriter, Fields};
-use millrace_conduit::{Consumer, Edge, Provision, Publisher};
+use millrace_conduit::{Consumer, Edge, Provision, Publisher, Spills};
 use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Sink, Source,
     Stage, State, WriteError,
@@ -41,6 +44,8 @@ struct Far {
     /// Does its work and does not answer.
     mute: AtomicBool,
     hangs_on: Option<&'static str>,
+    /// How long a call takes.
+    takes: Duration,
     poison: Option<u64>,
 }
 
@@ -64,6 +69,7 @@ impl Stage for Far {
             if self.hangs.load(SeqCst) {
                 std::future::pending::<()>().await;
             }
+            sleep(self.takes).await;
             let batch = Batch::parse(&body).map_err(|e| CallError::Batch(e.to_string()))?;
             if batch.messages().any(|m| Some(m.timestamp) == self.poison) {
                 return Err(CallError::Trap("unreachable".into()));
@@ -144,7 +150,7 @@ async fn publisher(
 ) -> (Arc<Publisher>, Arc<Link>) {
     let link = link("out", "first", Direction::Sink);
     let edges = edges.iter().map(|(name, settings)| (edge(name), settings.clone())).collect();
-    let publisher = Publisher::open(jetstream::new(client(server).await), edges, link.clone());
+    let publisher = Publisher::open(&client(server).await, edges, link.clone(), &Spills::default());
     connected(&link).await;
     (publisher, link)
 }
