@@ -2,33 +2,14 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
+use crate::sandbox::{self, run};
+
 /// Room on it: an edge and the bookkeeping of the lattice take a fraction.
 const SIZE: &str = "512m";
-
-/// Set in a process whose mounts nobody else sees, and which vanish with it.
-const PRIVATE: &str = "MILLRACE_CHAOS_PRIVATE_MOUNTS";
-
-/// How a process gets mounts of its own.
-const UNSHARE: [&str; 3] = ["--mount", "--propagation", "private"];
-
-/// Starts this program anew with mounts of its own, unless it has them. Comes back with the reason where that is not to
-/// be had.
-pub(crate) fn with_private_mounts() -> anyhow::Result<()> {
-    if std::env::var_os(PRIVATE).is_some() {
-        return Ok(());
-    }
-    let trial = ["mount", "-t", "tmpfs", "millrace-chaos", "/tmp"];
-    run("unshare", UNSHARE.iter().copied().chain(trial))?;
-    let mut again = Command::new("unshare");
-    again.args(UNSHARE).arg(std::env::current_exe()?).args(std::env::args_os().skip(1));
-    Err(again.env(PRIVATE, "1").exec().into())
-}
 
 /// A file system in memory.
 #[derive(Debug)]
@@ -39,7 +20,7 @@ pub(crate) struct Disk {
 impl Disk {
     /// Mounts one at the folder, which is made.
     pub(crate) fn mount(folder: &Path) -> anyhow::Result<Self> {
-        ensure!(std::env::var_os(PRIVATE).is_some(), "this process has no mounts of its own");
+        ensure!(sandbox::is_entered(), "this process has no mounts of its own");
         std::fs::create_dir_all(folder)?;
         let size = format!("size={SIZE},mode=700");
         let place = folder.to_string_lossy();
@@ -85,17 +66,4 @@ impl Drop for Disk {
             crate::progress(format_args!("{error:#}"));
         }
     }
-}
-
-fn run<A: AsRef<std::ffi::OsStr>>(
-    program: &str,
-    arguments: impl IntoIterator<Item = A>,
-) -> anyhow::Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("could not start {program}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", said.trim());
-    Ok(())
 }

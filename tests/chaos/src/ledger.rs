@@ -105,6 +105,11 @@ impl Ledger {
         self.damaged
     }
 
+    /// How often each number came.
+    pub(crate) fn came(&self) -> &[u32] {
+        &self.came
+    }
+
     fn count(&self, number: u64) -> u32 {
         usize::try_from(number).ok().and_then(|at| self.came.get(at)).copied().unwrap_or(0)
     }

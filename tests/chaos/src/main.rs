@@ -3,21 +3,30 @@
 //!
 //! - [`schedule`]: which fault comes when; the same for the same seed;
 //! - [`plant`]: Kafka, nats-server, wadm, hosts and pipeline, and what is done to them;
-//! - [`disk`]: a disk for JetStream that can be filled;
+//! - [`sandbox`]: mounts and a network that only this program sees;
+//! - [`disk`], [`network`], [`memory`], [`clock`]: what the plant stands on, and what is taken from it;
 //! - [`traffic`]: the machine that sends, and the reader of what comes out;
 //! - [`message`]: a message that shows whether it is whole;
 //! - [`ledger`]: what was sent, what came, and what that proves;
+//! - [`hops`]: where on its way a message was repeated;
+//! - [`usage`]: how much memory the platform had;
 //! - [`report`]: the table.
 //!
 //! Kafka stands at both ends, because it keeps what it has acknowledged when it is killed: a loss is ours.
 
+mod clock;
 mod disk;
+mod hops;
 mod ledger;
+mod memory;
 mod message;
+mod network;
 mod plant;
 mod report;
+mod sandbox;
 mod schedule;
 mod traffic;
+mod usage;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,17 +36,22 @@ use anyhow::Context as _;
 use clap::Parser;
 use parking_lot::Mutex;
 
+use crate::hops::Repeats;
 use crate::ledger::Ledger;
 use crate::plant::Plant;
-use crate::report::{Event, Report};
+use crate::report::{Event, Findings, Report};
 use crate::schedule::{Fault, Schedule};
 use crate::traffic::{Machine, Reader};
+use crate::usage::Usage;
 
 /// After the last fault, until everything is through.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A message that was sent after a fault comes through within this time.
 const RECOVERY: Duration = Duration::from_secs(120);
+
+/// How often the memory of a run without faults is looked at.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Faults under load, and the proof that nothing is lost.
 ///
@@ -48,8 +62,8 @@ const RECOVERY: Duration = Duration::from_secs(120);
 /// With two hosts the stages run on both. One of the two is killed, or stands still, for 5 to 40 seconds, while the other
 /// carries on with what it has, and takes over the providers when wadm has noticed.
 ///
-/// Filling JetStream's disk needs a small file system of its own, and so the right to mount one where only this program
-/// sees it (root has it); without it this fault is left out.
+/// Filling JetStream's disk, cutting links and taking memory need a file system, a network and a control group of this
+/// program's own, which root may make; the clock needs libfaketime. What cannot be had is said and left out.
 #[derive(Debug, Parser)]
 #[command(
     name = "millrace chaos",
@@ -60,6 +74,7 @@ Examples:
   millrace chaos --for 30m --seed 7          the faults of seed 7
   millrace chaos --hosts 2 --for 10m         two hosts, either of which may be gone
   millrace chaos --only nats,broker --json
+  millrace chaos --no-faults --for 1h --rate 2000    load alone, to see what memory it takes
 
 Exits with 1 when a message was lost or damaged, or one overtook another of its key."
 )]
@@ -79,6 +94,9 @@ struct Args {
     /// Only these faults, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULT")]
     only: Vec<Fault>,
+    /// No fault at all: load alone.
+    #[arg(long, conflicts_with = "only")]
+    no_faults: bool,
     /// The report as JSON.
     #[arg(long)]
     json: bool,
@@ -88,17 +106,25 @@ impl Args {
     fn hosts(&self) -> usize {
         usize::from(self.hosts)
     }
+
+    fn wants_sandbox(&self) -> bool {
+        let needs = [Fault::Disk, Fault::Network, Fault::SlowLink];
+        !self.no_faults && (self.only.is_empty() || needs.iter().any(|f| self.only.contains(f)))
+    }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt().with_env_filter("off").with_writer(std::io::stderr).init();
     let args = Args::parse();
-    let wants_disk = args.only.is_empty() || args.only.contains(&Fault::Disk);
-    let disk = wants_disk && may_mount();
+    if args.wants_sandbox()
+        && let Err(error) = sandbox::enter()
+    {
+        progress(format_args!("left out are `disk`, `network` and `slow-link`: {error:#}"));
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     let report = runtime.block_on(async {
         tokio::select! {
-            report = run(&args, disk) => report,
+            report = run(&args) => report,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
         }
     })?;
@@ -106,55 +132,79 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if report.kept() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether this program has mounts of its own; says why not.
-fn may_mount() -> bool {
-    let result = disk::with_private_mounts();
-    if let Err(error) = &result {
-        progress(format_args!("the fault `disk` is left out, because it needs a mount: {error:#}"));
-    }
-    result.is_ok()
-}
-
 fn progress(text: impl std::fmt::Display) {
     eprintln!("> {text}");
 }
 
-async fn run(args: &Args, disk: bool) -> anyhow::Result<Report> {
+async fn run(args: &Args) -> anyhow::Result<Report> {
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     progress(format_args!("seed {seed}"));
-    let mut plant = Plant::start(args.hosts(), disk).await?;
-    let faults = plant.possible(&args.only);
-    anyhow::ensure!(!faults.is_empty(), "none of these faults can be made here");
-    let mut schedule = Schedule::new(seed, &faults, args.hosts());
+    let mut plant = Plant::start(args.hosts(), args.no_faults).await?;
     let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let hops = plant.hops();
     let reader = Reader::start(plant.kafka(), Arc::clone(&ledger))?;
     let machine = Machine::start(plant.kafka(), args.rate, Arc::clone(&ledger))?;
     wait(&ledger, 0, RECOVERY).await.context("no message came through before the first fault")?;
 
     let start = Instant::now();
+    let mut usage = Usage::default();
+    let events = match args.no_faults {
+        true => {
+            load(args, start, &plant, &mut usage).await;
+            Vec::new()
+        }
+        false => faults(args, seed, start, &mut plant, &ledger, &mut usage).await?,
+    };
+    progress("the time is over; waiting until all is through");
+    machine.stop().await?;
+    let dead = settle(&ledger, &plant, PATIENCE).await?;
+    reader.stop().await;
+    let repeats = Repeats::count(&hops[0], &hops[1], ledger.lock().came());
+    let memory = usage.report();
+    let findings = Findings { events, dead, repeats, memory };
+    let report = Report::new(seed, args, start.elapsed(), findings, &ledger.lock());
+    plant.stop().await;
+    Ok(report)
+}
+
+/// Nothing but load.
+async fn load(args: &Args, start: Instant, plant: &Plant, usage: &mut Usage) {
+    while start.elapsed() < args.time {
+        tokio::time::sleep(LOOK.min(args.time.saturating_sub(start.elapsed()))).await;
+        usage.look(plant.processes());
+    }
+}
+
+/// One fault after the other, each when the one before is made good.
+async fn faults(
+    args: &Args,
+    seed: u64,
+    start: Instant,
+    plant: &mut Plant,
+    ledger: &Mutex<Ledger>,
+    usage: &mut Usage,
+) -> anyhow::Result<Vec<Event>> {
+    let faults = plant.possible(&args.only);
+    anyhow::ensure!(!faults.is_empty(), "none of these faults can be made here");
+    let mut schedule = Schedule::new(seed, &faults, args.hosts());
     let mut events = Vec::new();
     while start.elapsed() < args.time {
         let turn = schedule.next();
         let fault = turn.fault;
         tokio::time::sleep(turn.pause).await;
+        usage.look(plant.processes());
         let at = Instant::now();
         ledger.lock().watch(at);
         progress(format_args!("{:>5.1} s  {fault}", start.elapsed().as_secs_f64()));
         let loss = plant.inflict(&turn).await.with_context(|| format!("fault {fault}"))?;
         let sent = ledger.lock().sent();
-        wait(&ledger, sent, RECOVERY)
+        wait(ledger, sent, RECOVERY)
             .await
             .with_context(|| format!("after fault {fault}\nlogs:\n{}", plant.log()))?;
         let recovery = ledger.lock().silence();
         events.push(Event { fault, after: at.duration_since(start), recovery, loss });
     }
-    progress("no more faults; waiting until all is through");
-    machine.stop().await?;
-    let done = settle(&ledger, &plant, PATIENCE).await?;
-    reader.stop().await;
-    let report = Report::new(seed, args, start.elapsed(), events, &ledger.lock(), done);
-    plant.stop().await;
-    Ok(report)
+    Ok(events)
 }
 
 /// Waits until a message has come that was sent after so many others.

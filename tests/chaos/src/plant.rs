@@ -1,15 +1,16 @@
 //! The servers and the pipeline, and what is done to them.
 
 use std::cmp::Reverse;
+use std::ffi::OsString;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
 use futures::StreamExt as _;
 use millrace_batch::Batch;
 use millrace_kit::status::dead_stream;
-use millrace_peers::{Kafka, NatsOptions, NatsServer};
+use millrace_peers::{Kafka, KafkaOptions, NatsOptions, NatsServer};
 use millrace_platform::{Host, HostOptions, find};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -18,8 +19,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::clock::Clock;
 use crate::disk::Disk;
+use crate::hops::Hop;
+use crate::memory::Group;
 use crate::message;
+use crate::network::Network;
+use crate::sandbox;
 use crate::schedule::{Fault, Turn};
 
 const LATTICE: &str = "chaos";
@@ -44,6 +50,11 @@ const WADM_AWAY: Duration = Duration::from_secs(5);
 /// How long the disk is full.
 const FULL: Duration = Duration::from_secs(5);
 
+/// How long the only host is cut off, a link is slow, and memory is short.
+const CUT: Duration = Duration::from_secs(5);
+const SLOW: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_secs(5);
+
 /// The stages are on both hosts within this time.
 const SPREAD: Duration = Duration::from_secs(60);
 
@@ -53,7 +64,10 @@ const PROVIDERS: [&str; 2] = ["conduit", "kafka"];
 /// A provider that was killed is there again within this time.
 const PROVIDER: Duration = Duration::from_secs(30);
 
-/// The source takes one batch at a time and the edge keeps the order of each key.
+/// The durable edges.
+const EDGES: [&str; 2] = ["pass.behave", "behave.hand-on"];
+
+/// The source takes one batch at a time and the edges keep the order of each key.
 const DEFINITION: &str = r#"
 millrace: v1alpha1
 pipeline: chaos
@@ -63,14 +77,17 @@ steps:
   pass: { map: pass-map, from: in }
   behave:
     map: misbehaves
-    from: { name: pass, durable: { partitions: 4 } }
+    from: { name: pass, durable: { partitions: 4, history: 2m } }
     config: { version: "{version}" }
+  hand-on:
+    map: pass-map
+    from: { name: behave, durable: { partitions: 4, history: 2m } }
 sinks:
-  out: { from: behave }
+  out: { from: hand-on }
 binding:
   hosts: {hosts}
   sources:
-    in: { kafka: { brokers: "{brokers}", topics: in }, delivery: { in-flight: 1 } }
+    in: { kafka: { brokers: "{brokers}", topics: in }, delivery: { in-flight: 1, linger: {linger} } }
   sinks:
     out: { kafka: { brokers: "{brokers}", topic: out } }
   components:
@@ -86,7 +103,13 @@ pub(crate) struct Plant {
     disk: Option<Disk>,
     wadm: Option<Host>,
     hosts: Vec<Option<Host>>,
+    network: Option<Network>,
+    clock: Option<Clock>,
+    /// Of hosts and providers. Goes after them.
+    memory: Option<Group>,
     folder: TempDir,
+    /// How long the source waits for a batch to fill.
+    linger: &'static str,
     /// Of the pipeline.
     version: u32,
 }
@@ -114,22 +137,36 @@ impl Loss {
 }
 
 impl Plant {
-    /// Starts the servers and deploys the pipeline.
-    pub(crate) async fn start(hosts: usize, disk: bool) -> anyhow::Result<Self> {
+    /// Starts the servers and deploys the pipeline. Says what cannot be done to it here. Batches are small, so that there are many
+    /// for faults to hit, or `full`, as where a day's load is carried.
+    pub(crate) async fn start(hosts: usize, full: bool) -> anyhow::Result<Self> {
         crate::progress(format_args!("starting Kafka, nats-server, wadm, and hosts: {hosts}"));
         let folder = tempfile::Builder::new().prefix("millrace-chaos-").tempdir()?;
-        let disk = disk.then(|| Disk::mount(&folder.path().join("disk"))).transpose()?;
+        let (mut disk, mut network) = (None, None);
+        if sandbox::is_entered() {
+            network = or_left_out("network` and `slow-link", Network::start(hosts));
+            disk = or_left_out("disk", Disk::mount(&folder.path().join("disk")));
+        }
+        let clock = or_left_out("clock", Clock::new(folder.path()));
+        let memory = or_left_out("memory", Group::make());
+        let address = network.as_ref().map(|_| Network::servers());
+        let kafka = KafkaOptions { address, ..KafkaOptions::default() };
         let nats = NatsOptions {
             store: disk.as_ref().map(|disk| disk.folder().to_owned()),
+            address,
             ..NatsOptions::default()
         };
         let mut plant = Self {
-            kafka: tokio::task::block_in_place(Kafka::start)?,
+            kafka: tokio::task::block_in_place(|| Kafka::start_with(kafka))?,
             nats: tokio::task::block_in_place(|| NatsServer::start_with(&nats))?,
             disk,
             wadm: None,
             hosts: (0..hosts).map(|_| None).collect(),
+            network,
+            clock,
+            memory,
             folder,
+            linger: if full { "500ms" } else { "5ms" },
             version: 1,
         };
         plant.topics().await?;
@@ -141,6 +178,33 @@ impl Plant {
         plant.deploy().await?;
         plant.spread().await?;
         Ok(plant)
+    }
+
+    /// What passes the two durable edges, from now on.
+    pub(crate) fn hops(&self) -> [Hop; 2] {
+        EDGES.map(|edge| {
+            let edge = edge.replace('.', "_");
+            let history = format!("MILLRACE_{LATTICE}_{PIPELINE}_{edge}_history");
+            Hop::start(self.nats.url(), history)
+        })
+    }
+
+    /// The processes of the platform and of NATS, by name.
+    pub(crate) fn processes(&self) -> Vec<(String, u32)> {
+        let mut all = Vec::new();
+        let mut add =
+            |name: &str, pid: Option<u32>| all.extend(pid.map(|pid| (name.to_owned(), pid)));
+        add("nats-server", self.nats.pid());
+        add("wadm", self.wadm.as_ref().and_then(Host::id));
+        for host in self.hosts.iter().flatten() {
+            add("host", host.id());
+        }
+        for name in PROVIDERS {
+            for pid in self.running(name) {
+                add(name, u32::try_from(pid.as_raw_nonzero().get()).ok());
+            }
+        }
+        all
     }
 
     pub(crate) const fn kafka(&self) -> &Kafka {
@@ -182,23 +246,34 @@ impl Plant {
     }
 
     /// wadm and each host are a process of their own, so that either can end alone.
-    async fn start_process(&self, name: &str, without: &str) -> anyhow::Result<Host> {
+    async fn start_process(
+        &self,
+        name: &str,
+        without: &str,
+        through: Vec<OsString>,
+    ) -> anyhow::Result<Host> {
         let options = HostOptions {
             nats_url: self.nats.url(),
             lattice: LATTICE.to_owned(),
             dir: self.folder.path().join(name),
             arguments: vec![without.to_owned()],
+            through,
         };
         Ok(Host::start(&options).await?)
     }
 
     async fn start_wadm(&mut self) -> anyhow::Result<()> {
-        self.wadm = Some(self.start_process("wadm", "--no-host").await?);
+        let through = self.clock.iter().flat_map(Clock::way).collect();
+        self.wadm = Some(self.start_process("wadm", "--no-host", through).await?);
         Ok(())
     }
 
     async fn start_host(&mut self, which: usize) -> anyhow::Result<()> {
-        let host = self.start_process(&host_name(which), "--no-wadm").await?;
+        let memory = self.memory.iter().flat_map(Group::way);
+        let clock = self.clock.iter().flat_map(Clock::way);
+        let network = self.network.iter().flat_map(|_| Network::way(which));
+        let through = memory.chain(network).chain(clock).collect();
+        let host = self.start_process(&host_name(which), "--no-wadm", through).await?;
         *self.hosts.get_mut(which).context("there is no such host")? = Some(host);
         Ok(())
     }
@@ -229,6 +304,7 @@ impl Plant {
             .replace("{version}", &self.version.to_string())
             .replace("{hosts}", if self.hosts.len() > 1 { "every" } else { "one" })
             .replace("{brokers}", &self.kafka.brokers())
+            .replace("{linger}", self.linger)
             .replace("{components}", &components.to_string_lossy());
         std::fs::write(&file, text)?;
         self.millrace(&["deploy", &file.to_string_lossy(), "--timeout", "90s", "--watch", "0s"])
@@ -257,7 +333,14 @@ impl Plant {
     /// The faults that can be made here, of those that are asked for: of all where none are.
     pub(crate) fn possible(&self, only: &[Fault]) -> Vec<Fault> {
         let asked = if only.is_empty() { &Fault::ALL } else { only };
-        let possible = |fault: &Fault| *fault != Fault::Disk || self.disk.is_some();
+        let possible = |fault: &Fault| match fault {
+            Fault::Disk => self.disk.is_some(),
+            Fault::Network => self.network.is_some(),
+            Fault::SlowLink => self.network.as_ref().is_some_and(Network::can_slow),
+            Fault::Clock => self.clock.is_some(),
+            Fault::Memory => self.memory.is_some(),
+            _ => true,
+        };
         asked.iter().copied().filter(possible).collect()
     }
 
@@ -294,6 +377,22 @@ impl Plant {
                 Ok(self.kafka.freeze(false)?)
             }
             Fault::Disk => self.fill_disk().await,
+            Fault::Network => {
+                let network = self.network.as_ref().context("there are no links")?;
+                let which = self.nth(turn.host);
+                network.cut(which, true)?;
+                tokio::time::sleep(if self.hosts.len() > 1 { turn.away } else { CUT }).await;
+                network.cut(which, false)
+            }
+            Fault::SlowLink => {
+                let network = self.network.as_ref().context("there are no links")?;
+                let which = self.nth(turn.host);
+                network.slow(which, true)?;
+                tokio::time::sleep(SLOW).await;
+                network.slow(which, false)
+            }
+            Fault::Clock => self.clock.as_ref().context("there is no clock")?.set(turn.ahead),
+            Fault::Memory => self.squeeze_memory().await,
             Fault::Redeploy => {
                 self.version += 1;
                 self.deploy().await
@@ -386,6 +485,27 @@ impl Plant {
         self.restart_nats().await
     }
 
+    async fn squeeze_memory(&mut self) -> anyhow::Result<()> {
+        let memory = self.memory.as_ref().context("hosts have no memory of their own")?;
+        let start = tokio::time::Instant::now();
+        while start.elapsed() < SHORT {
+            // What can be dropped is dropped at once, and what cannot comes to be.
+            tokio::task::block_in_place(|| memory.squeeze())?;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        memory.release()?;
+        // As a machine's service manager would.
+        for which in 0..self.hosts.len() {
+            let host = self.hosts.get_mut(which).and_then(Option::as_mut);
+            let host = host.context("there is no such host")?;
+            if tokio::time::timeout(Duration::ZERO, host.ended_by_itself()).await.is_ok() {
+                crate::progress(format_args!("{} was killed for its memory", host_name(which)));
+                self.start_host(which).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// The processes of a provider, on whichever host.
     fn running(&self, name: &str) -> Vec<Pid> {
         self.hosts.iter().flatten().flat_map(|host| host.providers(name)).collect()
@@ -418,7 +538,9 @@ impl Plant {
         let Ok(stream) = js.get_stream(dead_stream(LATTICE, PIPELINE)).await else {
             return Ok(Vec::new());
         };
-        let consumer = stream.create_consumer(pull::Config::default()).await?;
+        // Without acknowledgements: JetStream would stop at a thousand that are missing.
+        let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
+        let consumer = stream.create_consumer(config).await?;
         let mut numbers = Vec::new();
         loop {
             let fetch = consumer.fetch().max_messages(500).expires(Duration::from_millis(500));
@@ -441,4 +563,12 @@ impl Plant {
 /// The name of a host, and of its folder.
 fn host_name(which: usize) -> String {
     format!("host-{}", which + 1)
+}
+
+/// What can be had here; what cannot is said.
+fn or_left_out<T>(faults: &str, result: anyhow::Result<T>) -> Option<T> {
+    if let Err(error) = &result {
+        crate::progress(format_args!("left out is `{faults}`: {error:#}"));
+    }
+    result.ok()
 }

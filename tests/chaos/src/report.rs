@@ -7,9 +7,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Args;
+use crate::hops::Repeats;
 use crate::ledger::Ledger;
 use crate::plant::Loss;
 use crate::schedule::Fault;
+use crate::usage::Memory;
 
 /// One fault that was made.
 #[derive(Debug, Serialize)]
@@ -25,6 +27,16 @@ pub(crate) struct Event {
     /// Of a host while there was another.
     #[serde(flatten)]
     pub(crate) loss: Option<Loss>,
+}
+
+/// What a run has found, beside what the ledger knows.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    pub(crate) events: Vec<Event>,
+    /// The numbers of the dead letters.
+    pub(crate) dead: Vec<u64>,
+    pub(crate) repeats: Repeats,
+    pub(crate) memory: Vec<Memory>,
 }
 
 /// All faults of one kind.
@@ -90,7 +102,10 @@ pub(crate) struct Report {
     damaged: u64,
     order_violations: u64,
     duplicates: u64,
+    /// Where they were repeated.
+    repeats: Repeats,
     dead_letters: u64,
+    memory: Vec<Memory>,
     kinds: Vec<Kind>,
     faults: Vec<Event>,
 }
@@ -100,10 +115,10 @@ impl Report {
         seed: u64,
         args: &Args,
         took: Duration,
-        faults: Vec<Event>,
+        findings: Findings,
         ledger: &Ledger,
-        dead: Vec<u64>,
     ) -> Self {
+        let Findings { events: faults, dead, repeats, memory } = findings;
         let missing = ledger.missing(&dead);
         Self {
             seed,
@@ -116,7 +131,9 @@ impl Report {
             damaged: ledger.damaged(),
             order_violations: ledger.overtaken(),
             duplicates: ledger.duplicates(),
+            repeats,
             dead_letters: dead.len() as u64,
+            memory,
             kinds: Kind::all(&faults),
             faults,
         }
@@ -134,7 +151,9 @@ impl Report {
             writeln!(out, "{}", serde_json::to_string(self)?)?;
             return Ok(());
         }
-        writeln!(out, "{:<14} {:>5} {:>14} {:>10}", "fault", "times", "recovery p50", "worst")?;
+        if !self.kinds.is_empty() {
+            writeln!(out, "{:<14} {:>5} {:>14} {:>10}", "fault", "times", "recovery p50", "worst")?;
+        }
         for kind in &self.kinds {
             writeln!(
                 out,
@@ -174,6 +193,27 @@ impl Report {
             self.duplicates,
             self.dead_letters
         )?;
+        writeln!(
+            out,
+            "repeats: {} were stored again on the first durable edge, {} on the second beyond that, {} came out again beyond that",
+            self.repeats.first_edge, self.repeats.second_edge, self.repeats.sink
+        )?;
+        writeln!(
+            out,
+            "\n{:<14} {:>8} {:>8} {:>8} {:>8}",
+            "MiB resident", "first", "middle", "last", "most"
+        )?;
+        for memory in &self.memory {
+            writeln!(
+                out,
+                "{:<14} {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
+                memory.process(),
+                memory.first_mib,
+                memory.middle_mib,
+                memory.last_mib,
+                memory.most_mib
+            )?;
+        }
         if !self.lost_first.is_empty() {
             writeln!(out, "the first that are lost: {:?}", self.lost_first)?;
         }

@@ -6,9 +6,12 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-/// How long a host is away or frozen of which there are two, in milliseconds: sometimes it is back before it is missed, sometimes
+/// How long a host is away, frozen or cut off of which there are two, in milliseconds: sometimes it is back before it is missed, sometimes
 /// the other has everything by then.
 const AWAY: std::ops::Range<u64> = 5_000..40_000;
+
+/// How far a clock is put ahead of the right time or behind it, in seconds.
+const AHEAD: std::ops::Range<i64> = -7_200..7_200;
 
 /// What is done to the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
@@ -37,6 +40,16 @@ pub(crate) enum Fault {
     /// JetStream's disk is full for some seconds. nats-server is started again afterwards: it takes no more into what it
     /// could not write to.
     Disk,
+    /// The link between a host and the servers (NATS, Kafka, wadm) is cut: for five seconds; of one of two for so long that
+    /// wadm may take it for gone, while it goes on by itself.
+    Network,
+    /// The same link carries less than is sent, for ten seconds.
+    SlowLink,
+    /// The wall clock of hosts and wadm jumps, by up to two hours ahead of the right time or behind it, and stays there.
+    Clock,
+    /// Half of their memory is taken from the hosts and their providers for five seconds; what the kernel kills is started
+    /// again.
+    Memory,
     /// A new version of the pipeline is deployed over the one that runs.
     Redeploy,
     /// The pipeline is undeployed and deployed again.
@@ -45,7 +58,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// Every one.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Host,
         Self::Wadm,
         Self::Conduit,
@@ -56,6 +69,10 @@ impl Fault {
         Self::FreezeNats,
         Self::FreezeBroker,
         Self::Disk,
+        Self::Network,
+        Self::SlowLink,
+        Self::Clock,
+        Self::Memory,
         Self::Redeploy,
         Self::Undeploy,
     ];
@@ -73,6 +90,10 @@ impl Fault {
             Self::FreezeNats => "freeze-nats",
             Self::FreezeBroker => "freeze-broker",
             Self::Disk => "disk",
+            Self::Network => "network",
+            Self::SlowLink => "slow-link",
+            Self::Clock => "clock",
+            Self::Memory => "memory",
             Self::Redeploy => "redeploy",
             Self::Undeploy => "undeploy",
         }
@@ -93,8 +114,10 @@ pub(crate) struct Turn {
     pub(crate) pause: Duration,
     /// The host it is made to: of those that run, the one with the most providers is the first.
     pub(crate) host: usize,
-    /// How long a host is away, or frozen, of which there are two.
+    /// How long a host is away, frozen or cut off, of which there are two.
     pub(crate) away: Duration,
+    /// How far the clock is put ahead of the right time, in seconds.
+    pub(crate) ahead: i64,
 }
 
 /// Each fault in turn, in an order of the seed's; after that at random.
@@ -125,7 +148,8 @@ impl Schedule {
             let at = self.random.random_range(0..self.faults.len());
             self.faults.get(at).copied().unwrap_or(Fault::Host)
         });
-        Turn { fault, pause, host, away }
+        let ahead = self.random.random_range(AHEAD);
+        Turn { fault, pause, host, away, ahead }
     }
 }
 
