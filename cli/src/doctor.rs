@@ -35,7 +35,7 @@ pub(crate) async fn run(ui: Ui) -> anyhow::Result<ExitCode> {
         c_compiler(),
         librdkafka(),
         wasm_targets(),
-        wrpc_patch(),
+        patches(),
         mosquitto(),
         pymodbus(),
         socat(),
@@ -199,9 +199,9 @@ fn wasm_targets() -> Check {
     check("wasm-targets", "build", found, "scripts/setup wasm-targets")
 }
 
-fn wrpc_patch() -> Check {
+fn patches() -> Check {
     // Built into this executable: what matters on a machine that runs it is that it was built with the mend.
-    check("wrpc-patch", "build", Ok::<_, String>("built in".to_owned()), "scripts/setup wrpc-patch")
+    check("patches", "build", Ok::<_, String>("built in".to_owned()), "scripts/setup patches")
 }
 
 fn mosquitto() -> Check {

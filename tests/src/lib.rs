@@ -165,32 +165,15 @@ impl<N: Nats> Plant<N> {
 
     /// A client of the broker, with its events.
     pub fn mqtt(&self, id: &str) -> (AsyncClient, rumqttc::EventLoop) {
-        let mut options = MqttOptions::new(id, "127.0.0.1", self.mosquitto.port());
-        options.set_keep_alive(Duration::from_secs(10)).set_inflight(100).set_clean_session(false);
-        options.set_max_packet_size(1 << 20, 1 << 20);
-        AsyncClient::new(options, 1000)
+        mqtt(self.mosquitto.port(), id)
     }
 
     /// Collects what is published to a topic from now on.
     pub async fn collect(&self, topic: &str) -> Collector {
-        let (client, mut events) = self.mqtt(&format!("collector-{}", topic.replace('/', "-")));
-        client.subscribe(topic, QoS::AtLeastOnce).await.unwrap();
         let collector = Collector::default();
-        let (ready, subscribed) = watch::channel(false);
         let own = collector.clone();
-        tokio::spawn(async move {
-            let _client = client;
-            loop {
-                match events.poll().await {
-                    Ok(Event::Incoming(Packet::SubAck(_))) => drop(ready.send(true)),
-                    Ok(Event::Incoming(Packet::Publish(p))) => own.take(&p.payload),
-                    Ok(_) => {}
-                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                }
-            }
-        });
-        let mut subscribed = subscribed;
-        subscribed.wait_for(|s| *s).await.unwrap();
+        let id = format!("collector-{}", topic.replace('/', "-"));
+        subscribe(self.mqtt(&id), topic, move |payload| own.take(payload)).await;
         collector
     }
 
@@ -251,6 +234,43 @@ impl Answer {
     }
 }
 
+/// A client of a broker, with a session that outlives its connections.
+pub fn mqtt(port: u16, id: &str) -> (AsyncClient, rumqttc::EventLoop) {
+    let mut options = MqttOptions::new(id, "127.0.0.1", port);
+    options.set_keep_alive(Duration::from_secs(10)).set_inflight(100).set_clean_session(false);
+    options.set_max_packet_size(1 << 20, 1 << 20);
+    AsyncClient::new(options, 1000)
+}
+
+/// Takes every message of a topic, until the end of the test; also what comes when the broker has just returned. Answers
+/// when the broker knows of it.
+pub async fn subscribe(
+    (client, mut events): (AsyncClient, rumqttc::EventLoop),
+    topic: &str,
+    take: impl Fn(&[u8]) + Send + 'static,
+) {
+    client.subscribe(topic, QoS::AtLeastOnce).await.unwrap();
+    let (ready, mut subscribed) = watch::channel(false);
+    tokio::spawn(async move {
+        let _client = client;
+        loop {
+            match events.poll().await {
+                Ok(Event::Incoming(Packet::SubAck(_))) => drop(ready.send(true)),
+                Ok(Event::Incoming(Packet::Publish(p))) => take(&p.payload),
+                Ok(_) => {}
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    });
+    subscribed.wait_for(|s| *s).await.unwrap();
+}
+
+/// The number of a result.
+pub fn seq(payload: &[u8]) -> u64 {
+    let value: serde_json::Value = serde_json::from_slice(payload).expect("results are JSON");
+    value["seq"].as_u64().expect("results are numbered")
+}
+
 /// Number of each message that arrived, and how often.
 #[derive(Debug, Clone, Default)]
 pub struct Collector(Arc<Mutex<BTreeMap<u64, u64>>>);
@@ -258,9 +278,7 @@ pub struct Collector(Arc<Mutex<BTreeMap<u64, u64>>>);
 impl Collector {
     /// Takes one result.
     pub fn take(&self, payload: &[u8]) {
-        let value: serde_json::Value = serde_json::from_slice(payload).expect("results are JSON");
-        let seq = value["seq"].as_u64().expect("results are numbered");
-        *self.0.lock().unwrap().entry(seq).or_default() += 1;
+        *self.0.lock().unwrap().entry(seq(payload)).or_default() += 1;
     }
 
     /// Numbers that arrived.

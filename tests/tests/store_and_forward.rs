@@ -13,9 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use millrace_peers::Mosquitto;
-use millrace_tests::{Machine, Plant};
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
-use tokio::sync::watch;
+use millrace_tests::{Machine, Plant, mqtt, seq, subscribe};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -182,28 +180,10 @@ struct Edge {
 
 /// Takes what is published at the far broker, also what is when it has just returned.
 async fn collect(port: u16) -> Arrived {
-    let mut options = MqttOptions::new("office", "127.0.0.1", port);
-    options.set_clean_session(false).set_inflight(100).set_max_packet_size(1 << 20, 1 << 20);
-    let (client, mut events) = AsyncClient::new(options, 100);
-    client.subscribe("office/in", QoS::AtLeastOnce).await.unwrap();
     let arrived = Arrived::default();
     let own = Arc::clone(&arrived);
-    let (ready, mut subscribed) = watch::channel(false);
-    tokio::spawn(async move {
-        let _client = client;
-        loop {
-            match events.poll().await {
-                Ok(Event::Incoming(Packet::SubAck(_))) => drop(ready.send(true)),
-                Ok(Event::Incoming(Packet::Publish(p))) => {
-                    let value: serde_json::Value = serde_json::from_slice(&p.payload).unwrap();
-                    own.lock().unwrap().push(value["seq"].as_u64().unwrap());
-                }
-                Ok(_) => {}
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-    });
-    subscribed.wait_for(|s| *s).await.unwrap();
+    let take = move |payload: &[u8]| own.lock().unwrap().push(seq(payload));
+    subscribe(mqtt(port, "office"), "office/in", take).await;
     arrived
 }
 

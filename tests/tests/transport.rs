@@ -1,4 +1,4 @@
-//! The mended transport: a million calls, none lost (patches/README.md says what was wrong).
+//! The mended crates (patches/README.md says what was wrong): a million calls, none lost; a server that says nothing is left.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use millrace_peers::NatsServer;
+use tokio::io::AsyncWriteExt as _;
 
 mod bindings {
     wit_bindgen_wrpc::generate!({
@@ -79,4 +80,37 @@ async fn a_million_wrpc_calls_lose_none() {
     let rate = f64::from(CALLS) / start.elapsed().as_secs_f64();
     println!("{CALLS} calls, {lost} lost, {rate:.0} calls/s");
     assert_eq!(lost, 0);
+}
+
+/// The client of NATS looks further when what has accepted its connection says nothing, before or after its greeting.
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_is_left() {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const INFO: &str =
+        "INFO {\"server_id\":\"gone\",\"version\":\"2.10.0\",\"max_payload\":1024}\r\n";
+    let mut server = NatsServer::start().unwrap();
+    let url = server.url();
+    let options = async_nats::ConnectOptions::new().connection_timeout(PATIENCE);
+    let client = options.connect(&url).await.unwrap();
+    let address = url.trim_start_matches("nats://");
+
+    for greeting in ["", INFO] {
+        server.kill().unwrap();
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let (mut silent, _) = listener.accept().await.unwrap();
+        drop(listener);
+        silent.write_all(greeting.as_bytes()).await.unwrap();
+        server.restart().unwrap();
+
+        let start = Instant::now();
+        while tokio::time::timeout(PATIENCE, client.flush()).await.is_err()
+            || client.connection_state() != async_nats::connection::State::Connected
+        {
+            assert!(start.elapsed() < 10 * PATIENCE, "it waits for ever after {greeting:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let waited = start.elapsed();
+        println!("{waited:.1?} after {greeting:?}");
+        drop(silent);
+    }
 }

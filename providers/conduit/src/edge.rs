@@ -37,7 +37,7 @@ const SPILL_DOMAIN: &str = "millrace-spill-domain";
 const SPILLING: &str = "millrace-spilling";
 
 /// How long a server of another domain may take to answer.
-pub(crate) const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Most batches that one pull of a partition brings.
 pub(crate) const GROUP: usize = 256;
@@ -297,8 +297,16 @@ impl Edge {
         settings: &EdgeSettings,
     ) -> Result<(Stream, Provision), EdgeError> {
         let config = self.spill_config(settings).ok_or_else(|| self.spill_error("not wanted"))?;
-        let ensured = timeout(ANSWER, self.ensure(js, &config)).await;
-        ensured
+        self.spill_answers(self.ensure(js, &config)).await
+    }
+
+    /// What the server of the spill answers, or that it does not.
+    pub(crate) async fn spill_answers<T>(
+        &self,
+        answer: impl Future<Output = Result<T, EdgeError>>,
+    ) -> Result<T, EdgeError> {
+        let answer = timeout(ANSWER, answer).await;
+        answer
             .unwrap_or_else(|_| Err(self.spill_error(format_args!("no answer within {ANSWER:?}"))))
     }
 

@@ -25,7 +25,6 @@
 //! is in the spill within [`LOOK`]; until then it can overtake.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ use tokio::sync::{Notify, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::consume::{backoff, forget, tell};
-use crate::edge::{ANSWER, Edge, EdgeError, GROUP, MOVER, own_name, spilling_to};
+use crate::edge::{Edge, EdgeError, GROUP, MOVER, own_name, spilling_to};
 use crate::lane::{HandOuts, sequence};
 use crate::pull::Puller;
 use crate::store::{Part, Refusal, Store};
@@ -360,13 +359,13 @@ impl Core {
             // Another stream of the same name numbers anew.
             *moved = Moved { made, last: 0 };
         }
-        self.within(edge, forget(edge, &stream, MOVER)).await?;
+        edge.spill_answers(forget(edge, &stream, MOVER)).await?;
         let mover = own_name(MOVER);
         let config = Edge::ordered_config(&mover, &[]);
         let created = async {
             stream.create_consumer(config).await.map_err(|e| edge.consumer_error(e)).map(drop)
         };
-        self.within(edge, created).await?;
+        edge.spill_answers(created).await?;
         let domain = spill.settings.spill_domain.as_deref();
         let puller = Puller::new(&self.client, domain, &edge.spill_stream(), &mover);
         let mut hand_outs = HandOuts::default();
@@ -398,7 +397,7 @@ impl Core {
                 }
             }
             // Those before it are acknowledged on the same way.
-            self.within(edge, async { last.double_ack().await.map_err(|e| edge.spill_error(e)) })
+            edge.spill_answers(async { last.double_ack().await.map_err(|e| edge.spill_error(e)) })
                 .await?;
         }
     }
@@ -432,22 +431,12 @@ impl Core {
         let mut stream = stream.clone();
         let asked =
             async { Ok(stream.info().await.map_err(|e| edge.spill_error(e))?.state.messages) };
-        if self.within(edge, asked).await? > 0 {
+        if edge.spill_answers(asked).await? > 0 {
             return Ok(false);
         }
         self.mark(&stores.edge, false).await?;
         *way = Way::Edge;
         tracing::info!(edge = edge.name(), "its spill is empty");
         Ok(true)
-    }
-
-    async fn within<T>(
-        &self,
-        edge: &Edge,
-        answer: impl Future<Output = Result<T, EdgeError>>,
-    ) -> Result<T, EdgeError> {
-        timeout(ANSWER, answer)
-            .await
-            .unwrap_or_else(|_| Err(edge.spill_error(format_args!("no answer within {ANSWER:?}"))))
     }
 }

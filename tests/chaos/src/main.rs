@@ -141,7 +141,7 @@ async fn run(args: &Args) -> anyhow::Result<Report> {
     progress(format_args!("seed {seed}"));
     let mut plant = Plant::start(args.hosts(), args.no_faults).await?;
     let ledger = Arc::new(Mutex::new(Ledger::default()));
-    let hops = plant.hops();
+    let [first, second] = plant.hops()?;
     let reader = Reader::start(plant.kafka(), Arc::clone(&ledger))?;
     let machine = Machine::start(plant.kafka(), args.rate, Arc::clone(&ledger))?;
     wait(&ledger, 0, RECOVERY).await.context("no message came through before the first fault")?;
@@ -159,7 +159,7 @@ async fn run(args: &Args) -> anyhow::Result<Report> {
     machine.stop().await?;
     let dead = settle(&ledger, &plant, PATIENCE).await?;
     reader.stop().await;
-    let repeats = Repeats::count(&hops[0], &hops[1], ledger.lock().came());
+    let repeats = Repeats::count(&first, &second, ledger.lock().came());
     let memory = usage.report();
     let findings = Findings { events, dead, repeats, memory };
     let report = Report::new(seed, args, start.elapsed(), findings, &ledger.lock());

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::ensure;
 
+use crate::plant::host_name;
 use crate::sandbox::{self, run};
 
 /// Where the hosts find NATS and Kafka. It is ours alone: nothing leaves this network.
@@ -36,7 +37,7 @@ impl Network {
         ip("link set lo up")?;
         ip(&format!("address add {SERVERS}/32 dev lo"))?;
         for host in 0..hosts {
-            let (name, net) = (name(host), format!("10.83.{}", host + 1));
+            let (name, net) = (host_name(host), format!("10.83.{}", host + 1));
             ip(&format!("netns add {name}"))?;
             ip(&format!("link add {name} type veth peer name {UP} netns {name}"))?;
             ip(&format!("address add {net}.1/30 dev {name}"))?;
@@ -68,19 +69,19 @@ impl Network {
 
     /// What starts a program on a host.
     pub(crate) fn way(host: usize) -> Vec<OsString> {
-        ["ip", "netns", "exec", &name(host)].map(OsString::from).into()
+        ["ip", "netns", "exec", &host_name(host)].map(OsString::from).into()
     }
 
     /// Cuts the link of a host, or mends it.
     pub(crate) fn cut(&self, host: usize, cut: bool) -> anyhow::Result<()> {
         self.has(host)?;
-        ip(&format!("link set {} {}", name(host), if cut { "down" } else { "up" }))
+        ip(&format!("link set {} {}", host_name(host), if cut { "down" } else { "up" }))
     }
 
     /// Slows the link of a host in both directions, or gives it back its speed.
     pub(crate) fn slow(&self, host: usize, slow: bool) -> anyhow::Result<()> {
         self.has(host)?;
-        let name = name(host);
+        let name = host_name(host);
         let tc = |link: &str| {
             let verb = if slow { "replace" } else { "del" };
             let rest: &[&str] = if slow { &SLOW } else { &[] };
@@ -94,10 +95,6 @@ impl Network {
         ensure!(host < self.hosts, "there is no host {host}");
         Ok(())
     }
-}
-
-fn name(host: usize) -> String {
-    format!("host-{}", host + 1)
 }
 
 fn ip(arguments: &str) -> anyhow::Result<()> {

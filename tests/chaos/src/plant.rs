@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use futures::StreamExt as _;
 use millrace_batch::Batch;
+use millrace_conduit::Edge;
 use millrace_kit::status::dead_stream;
 use millrace_peers::{Kafka, KafkaOptions, NatsOptions, NatsServer};
 use millrace_platform::{Host, HostOptions, find};
@@ -181,12 +182,13 @@ impl Plant {
     }
 
     /// What passes the two durable edges, from now on.
-    pub(crate) fn hops(&self) -> [Hop; 2] {
-        EDGES.map(|edge| {
-            let edge = edge.replace('.', "_");
-            let history = format!("MILLRACE_{LATTICE}_{PIPELINE}_{edge}_history");
-            Hop::start(self.nats.url(), history)
-        })
+    pub(crate) fn hops(&self) -> anyhow::Result<[Hop; 2]> {
+        let hop = |edge| {
+            let edge = Edge::new(LATTICE, PIPELINE, edge)?;
+            anyhow::Ok(Hop::start(self.nats.url(), edge.history_stream()))
+        };
+        let [first, second] = EDGES;
+        Ok([hop(first)?, hop(second)?])
     }
 
     /// The processes of the platform and of NATS, by name.
@@ -560,8 +562,8 @@ impl Plant {
     }
 }
 
-/// The name of a host, and of its folder.
-fn host_name(which: usize) -> String {
+/// The name of a host, of its folder and of its network namespace.
+pub(crate) fn host_name(which: usize) -> String {
     format!("host-{}", which + 1)
 }
 

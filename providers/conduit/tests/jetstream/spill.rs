@@ -107,6 +107,18 @@ async fn all_in_order(far: &Far, count: u64) {
     }
 }
 
+/// Writes until it is refused; how many were accepted, and why no more.
+async fn until_refused(publisher: &Publisher) -> (u64, String) {
+    let mut accepted = 0;
+    loop {
+        match publisher.write(keyed(accepted)).await {
+            Ok(()) => accepted += 1,
+            Err(error) => return (accepted, error.to_string()),
+        }
+        assert!(accepted < 40, "1 MiB holds about ten, twice");
+    }
+}
+
 fn repeated(far: &Far) -> usize {
     let order = far.order.lock();
     order.len() - order.iter().collect::<BTreeSet<_>>().len()
@@ -200,14 +212,7 @@ async fn a_spill_that_is_full_too_refuses_by_name_and_nothing_is_lost() {
     let server = NatsServer::start().unwrap();
     let edge = Spilled { server: &server, settings: spilling("1MiB", None) };
     let (publisher, out) = edge.publisher().await;
-    let mut accepted = 0;
-    let refused = loop {
-        match publisher.write(keyed(accepted)).await {
-            Ok(()) => accepted += 1,
-            Err(error) => break error.to_string(),
-        }
-        assert!(accepted < 40, "1 MiB holds about ten, twice");
-    };
+    let (accepted, refused) = until_refused(&publisher).await;
     assert!(accepted >= 16, "{accepted}");
     assert!(
         refused.contains("edge first.second: spill") && refused.contains("maximum bytes"),
@@ -366,13 +371,7 @@ async fn an_edge_with_room_needs_no_spill() {
     plant.hub.kill().unwrap();
     let edge = Spilled { server: &plant.leaf, settings };
     let (publisher, out) = edge.publisher().await;
-    let mut accepted = 0;
-    let refused = loop {
-        match publisher.write(keyed(accepted)).await {
-            Ok(()) => accepted += 1,
-            Err(error) => break error.to_string(),
-        }
-    };
+    let (accepted, refused) = until_refused(&publisher).await;
     assert!((8..=12).contains(&accepted), "{accepted}");
     assert!(refused.contains("spill") && refused.contains("maximum bytes"), "{refused}");
     assert!(out.telemetry.snapshot().last_error.is_some());
