@@ -127,7 +127,10 @@ fn main() -> anyhow::Result<ExitCode> {
             report = run(&args) => report,
             _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
         }
-    })?;
+    });
+    // After an error the machine and the reader still have their threads, which go on until the process ends.
+    runtime.shutdown_background();
+    let report = report?;
     report.print(args.json)?;
     Ok(if report.kept() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -140,6 +143,19 @@ async fn run(args: &Args) -> anyhow::Result<Report> {
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     progress(format_args!("seed {seed}"));
     let mut plant = Plant::start(args.hosts(), args.no_faults).await?;
+    match measure(args, seed, &mut plant).await {
+        Ok(report) => {
+            plant.stop().await;
+            Ok(report)
+        }
+        Err(error) => {
+            let logs = plant.keep_logs().await;
+            Err(error.context(format!("the logs are in {}", logs.display())))
+        }
+    }
+}
+
+async fn measure(args: &Args, seed: u64, plant: &mut Plant) -> anyhow::Result<Report> {
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let [first, second] = plant.hops()?;
     let reader = Reader::start(plant.kafka(), Arc::clone(&ledger))?;
@@ -150,20 +166,19 @@ async fn run(args: &Args) -> anyhow::Result<Report> {
     let mut usage = Usage::default();
     let events = match args.no_faults {
         true => {
-            load(args, start, &plant, &mut usage).await;
+            load(args, start, plant, &mut usage).await;
             Vec::new()
         }
-        false => faults(args, seed, start, &mut plant, &ledger, &mut usage).await?,
+        false => faults(args, seed, start, plant, &ledger, &mut usage).await?,
     };
     progress("the time is over; waiting until all is through");
     machine.stop().await?;
-    let dead = settle(&ledger, &plant, PATIENCE).await?;
+    let dead = settle(&ledger, plant, PATIENCE).await?;
     reader.stop().await;
     let repeats = Repeats::count(&first, &second, ledger.lock().came());
     let memory = usage.report();
     let findings = Findings { events, dead, repeats, memory };
     let report = Report::new(seed, args, start.elapsed(), findings, &ledger.lock());
-    plant.stop().await;
     Ok(report)
 }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -44,6 +45,10 @@ const FROZEN: Duration = Duration::from_secs(3);
 
 /// How long a server is away that was killed.
 const AWAY: Duration = Duration::from_secs(1);
+
+/// How long the status may take that is kept with the logs, and the time between two.
+const STATUS: Duration = Duration::from_secs(30);
+const BETWEEN: Duration = Duration::from_secs(5);
 
 /// How long wadm is away. Nothing waits for it, so it may be a while.
 const WADM_AWAY: Duration = Duration::from_secs(5);
@@ -224,6 +229,29 @@ impl Plant {
             format!("{name}:\n{}\n", last.join("\n"))
         };
         names.map(last).collect()
+    }
+
+    /// Has the logs stay when it ends: the folder they are in. There are also those of the servers, and the status, twice, in
+    /// which one sees what moves.
+    pub(crate) async fn keep_logs(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        let folder = self.folder.path();
+        let mut files = vec![("nats.log", self.nats.log()), ("kafka.log", self.kafka.log())];
+        for name in ["status-1.json", "status-2.json"] {
+            let status = self.millrace(&["status", PIPELINE, "--json"]);
+            let status = match tokio::time::timeout(STATUS, status).await {
+                Ok(Ok(status)) => String::from_utf8_lossy(&status).into_owned(),
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => format!("no status within {STATUS:?}"),
+            };
+            files.push((name, status));
+            tokio::time::sleep(BETWEEN).await;
+        }
+        for (name, text) in files {
+            // Without it there are the others.
+            let _ = std::fs::write(folder.join(name), text);
+        }
+        folder.to_owned()
     }
 
     /// Ends everything in order.
