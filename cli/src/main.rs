@@ -37,6 +37,7 @@ Examples:
   millrace demo                              a whole platform on this machine, with a machine and a pipeline
   millrace up                                a local platform for your own pipelines
   millrace pipeline lint pipeline.yaml       what is wrong with a definition, and the mend
+  millrace pipeline test pipeline.yaml       its tests, in this process
   millrace pipeline deploy pipeline.yaml     build, deploy, and wait until it runs
   millrace doctor                            what is missing on this machine
 
@@ -49,7 +50,7 @@ enum Command {
     Demo(demo::Args),
     /// A local platform: NATS, host and wadm, until Ctrl-C.
     Up(up::Args),
-    /// Lint, plan, build, deploy and watch pipelines.
+    /// Lint, test, plan, build, deploy and watch pipelines.
     #[command(subcommand)]
     Pipeline(pipeline::Command),
     /// The providers that pipelines of a lattice share, and their archives.
@@ -80,6 +81,11 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 #[error("the definition has errors")]
 struct DefinitionErrors;
+
+/// Tests of a pipeline have failed; they have been shown.
+#[derive(Debug, thiserror::Error)]
+#[error("tests have failed")]
+struct TestsFailed;
 
 /// A new version was rolled back.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +118,7 @@ fn main() -> ExitCode {
     match run(ui, cli.command) {
         Ok(code) => code,
         Err(e) if e.is::<DefinitionErrors>() => ExitCode::from(DEFINITION),
+        Err(e) if e.is::<TestsFailed>() => ExitCode::from(FAILED),
         Err(e) => {
             ui.error(format!("{e:#}"));
             ExitCode::from(if e.is::<RolledBack>() {

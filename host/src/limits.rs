@@ -23,8 +23,9 @@ pub(crate) struct Limits {
     max_core_instances: u32,
 }
 
-/// Most core instances of one artifact: a stage of eight steps built for WASI takes about fifty.
-const MAX_CORE_INSTANCES_PER_COMPONENT: u32 = 100;
+/// Most core instances, memories and tables of one artifact: a stage of eight steps built for WASI, the most that are planned
+/// as one, has about 103 instances and 52 tables.
+const MAX_CORE_INSTANCES_PER_COMPONENT: u32 = 160;
 
 /// Largest artifact. Python components are large.
 const MAX_COMPONENT_BYTES: u64 = 50 * 1024 * 1024;

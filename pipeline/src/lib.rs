@@ -36,12 +36,15 @@
 
 mod finding;
 mod lint;
+mod lint_test;
 mod load;
 mod locate;
 mod model;
 mod plan;
 mod read;
+mod read_test;
 mod schema;
+mod test;
 mod tree;
 
 pub use finding::{Finding, Location, Severity};
@@ -53,7 +56,11 @@ pub use model::{
 };
 pub use plan::{
     Edge, Output, Plan, PlanError, PlannedSink, PlannedSource, PlannedStep, Reason, Stage,
-    StageInput, plan,
+    StageInput, desk_plan, plan,
 };
-pub use schema::{binding_schema, schema};
+pub use schema::{binding_schema, schema, tests_schema};
+pub use test::{
+    Case, Hex, Order, Payload, RejectKind, Test, TestMessage, TestReject, Time, Tolerance,
+    payload_path,
+};
 pub use tree::TEXT_MAX;

@@ -11,8 +11,9 @@ use millrace_settings::flat::{FieldError, FieldErrorKind};
 use millrace_settings::registry::{self, Connector, Kind as SettingsKind};
 
 use crate::finding::{Finding, Issue};
+use crate::lint_test;
 use crate::locate::{Part, Path, quoted};
-use crate::model::{Binding, GRANTS, Input, Kind, Pipeline, VERSION};
+use crate::model::{Binding, GRANTS, Input, Kind, Pipeline, Step, VERSION};
 use crate::read::{ISSUES_MAX, guess, list};
 
 /// Longest name, in characters: names become parts of NATS subjects, streams
@@ -26,6 +27,8 @@ const COMPARISONS_MAX: usize = 200_000;
 pub(crate) struct Checks<'a> {
     /// The folder in which components' files must be, if they must be.
     pub(crate) files: Option<&'a FilePath>,
+    /// The folder in which files of the tests must be, if they must be.
+    pub(crate) test_files: Option<&'a FilePath>,
     /// Whether every name of the graph could be read.
     pub(crate) graph: bool,
     /// Whether every input could be read.
@@ -38,7 +41,7 @@ pub(crate) struct Checks<'a> {
 /// with places.
 #[must_use]
 pub fn lint(pipeline: &Pipeline) -> Vec<Finding> {
-    let checks = Checks { files: None, graph: true, inputs: true, binding: true };
+    let checks = Checks { files: None, test_files: None, graph: true, inputs: true, binding: true };
     issues(pipeline, &checks).into_iter().map(Issue::unplaced).collect()
 }
 
@@ -68,6 +71,7 @@ pub(crate) fn issues(pipeline: &Pipeline, checks: &Checks<'_>) -> Vec<Issue> {
         issues.extend(clients(pipeline, binding));
         issues.extend(files(binding, checks.files));
     }
+    issues.extend(lint_test::issues(pipeline, &pipeline.tests, checks.graph, checks.test_files));
     issues.truncate(ISSUES_MAX);
     issues
 }
@@ -131,7 +135,7 @@ fn names(pipeline: &Pipeline) -> Vec<Issue> {
     issues
 }
 
-fn name_syntax(name: &str, path: Path, part: Part) -> Option<Issue> {
+pub(crate) fn name_syntax(name: &str, path: Path, part: Part) -> Option<Issue> {
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
     let rest = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if first && rest && name.len() <= NAME_MAX {
@@ -173,9 +177,39 @@ fn steps(pipeline: &Pipeline) -> Vec<Issue> {
             let issue = Issue::error("not-yet", path.key(step.kind.as_str()), Part::Key, message);
             issues.push(issue.mend(format!("this version runs {}", list(&running))));
         }
+        issues.extend(arms(step, &path));
         let mut seen = BTreeSet::new();
         for (index, grant) in step.grants.iter().enumerate() {
             issues.extend(check_grant(grant, path.key("grants").index(index), seen.insert(grant)));
+        }
+    }
+    issues
+}
+
+/// A branch has arms, each once, and nothing else has.
+fn arms(step: &Step, path: &Path) -> Vec<Issue> {
+    let at = path.key("arms");
+    if step.kind != Kind::Branch {
+        let message = format!("a `{}` has no arms", step.kind);
+        let issue = Issue::error("arms", at, Part::Key, message);
+        let unwanted = !step.arms.is_empty();
+        return unwanted
+            .then(|| issue.mend("remove them, or make it a `branch`"))
+            .into_iter()
+            .collect();
+    }
+    if step.arms.is_empty() {
+        let issue = Issue::error("arms", at, Part::Missing, "the branch has no arms");
+        return vec![issue.mend("add `arms: [` and the names that its component gives `]`")];
+    }
+    let mut issues = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (index, arm) in step.arms.iter().enumerate() {
+        let at = at.index(index);
+        issues.extend(name_syntax(arm, at.clone(), Part::Value));
+        if !seen.insert(arm) {
+            let message = format!("the arm {} is named twice", quoted(arm));
+            issues.push(Issue::error("duplicate", at, Part::Value, message).mend("name it once"));
         }
     }
     issues
@@ -247,11 +281,13 @@ fn unknown_inputs(pipeline: &Pipeline) -> (Vec<Issue>, BTreeSet<&str>) {
     let mut all_meant = BTreeSet::new();
     for (taker, from, path) in all_inputs(pipeline) {
         for (index, input) in from.iter().enumerate() {
-            let name = input.name.as_str();
-            if pipeline.sources.contains_key(name) || pipeline.steps.contains_key(name) {
+            let name = input.node();
+            let step = pipeline.steps.get(name);
+            let path = path.index(index).key("name");
+            if step.is_some() || pipeline.sources.contains_key(name) {
+                issues.extend(wrong_arm(step, input, path));
                 continue;
             }
-            let path = path.index(index).key("name");
             let issue = if pipeline.sinks.contains_key(name) {
                 let message = format!("{} is a sink: nothing comes out of it", quoted(name));
                 Issue::error("unknown-name", path, Part::Value, message)
@@ -271,6 +307,35 @@ fn unknown_inputs(pipeline: &Pipeline) -> (Vec<Issue>, BTreeSet<&str>) {
         }
     }
     (issues, all_meant)
+}
+
+/// Messages are taken from an arm of a branch, and from no arm of anything else.
+fn wrong_arm(step: Option<&Step>, input: &Input, path: Path) -> Option<Issue> {
+    let (name, arm) = (input.node(), input.arm());
+    let Some(branch) = step.filter(|step| step.kind == Kind::Branch) else {
+        let message = format!("{} is no branch: it has no arms", quoted(name));
+        let issue = Issue::error("unknown-arm", path, Part::Value, message);
+        return arm.map(|_| issue.mend(format!("write `{name}`")));
+    };
+    let arms: Vec<&str> = branch.arms.iter().map(String::as_str).collect();
+    let of = |arm: &str| format!("{name}.{arm}");
+    // Without any it was said already.
+    let first = of(arms.first()?);
+    let (message, mend) = match arm {
+        Some(arm) if arms.contains(&arm) => return None,
+        Some(arm) => {
+            let mend = guess(arm, arms.iter().copied()).map_or_else(
+                || format!("it has {}", list(&arms)),
+                |meant| format!("did you mean `{}`?", of(meant)),
+            );
+            (format!("the branch {} has no arm {}", quoted(name), quoted(arm)), mend)
+        }
+        None => (
+            format!("{} is a branch: its messages are taken from its arms", quoted(name)),
+            format!("write `{first}`, or a list of the arms wanted; it has {}", list(&arms)),
+        ),
+    };
+    Some(Issue::error("unknown-arm", path, Part::Value, message).mend(mend))
 }
 
 /// There is a source and a sink.
@@ -295,9 +360,8 @@ fn sections(pipeline: &Pipeline) -> Vec<Issue> {
 /// taken under a wrong name.
 fn ends(pipeline: &Pipeline, meant: &BTreeSet<&str>) -> Vec<Issue> {
     let mut issues = Vec::new();
-    let taken: BTreeSet<&str> = all_inputs(pipeline)
-        .flat_map(|(_, from, _)| from.iter().map(|input| input.name.as_str()))
-        .collect();
+    let taken: BTreeSet<&str> =
+        all_inputs(pipeline).flat_map(|(_, from, _)| from.iter().map(Input::node)).collect();
     let left = |name: &String| !taken.contains(name.as_str()) && !meant.contains(name.as_str());
     for name in pipeline.sources.keys().filter(|name| left(name)) {
         let message = format!("nothing takes messages from the source {}", quoted(name));
@@ -306,11 +370,31 @@ fn ends(pipeline: &Pipeline, meant: &BTreeSet<&str>) -> Vec<Issue> {
             issue.mend(format!("add `from: {name}` to a step or sink, or remove the source")),
         );
     }
-    for name in pipeline.steps.keys().filter(|name| left(name)) {
+    for (name, step) in pipeline.steps.iter().filter(|(name, _)| left(name)) {
         let message = format!("what the step {} makes goes nowhere", quoted(name));
         let issue = Issue::error("dead-end", Path::of(["steps", name]), Part::Key, message);
+        let from = step.arms.first().map_or_else(|| name.clone(), |arm| format!("{name}.{arm}"));
         issues
-            .push(issue.mend(format!("add `from: {name}` to a step or sink, or remove the step")));
+            .push(issue.mend(format!("add `from: {from}` to a step or sink, or remove the step")));
+    }
+    let all: BTreeSet<&str> = all_inputs(pipeline)
+        .flat_map(|(_, from, _)| from.iter().map(|input| input.name.as_str()))
+        .collect();
+    // One that takes from the branch without naming an arm was told that already.
+    let branches = pipeline
+        .steps
+        .iter()
+        .filter(|(name, _)| taken.contains(name.as_str()) && !all.contains(name.as_str()));
+    for (name, branch) in branches.filter(|(_, step)| step.kind == Kind::Branch) {
+        for (index, arm) in branch.arms.iter().enumerate() {
+            if all.contains(format!("{name}.{arm}").as_str()) {
+                continue;
+            }
+            let message = format!("nothing takes the messages of the arm {}", quoted(arm));
+            let path = Path::of(["steps", name, "arms"]).index(index);
+            let issue = Issue::error("dead-end", path, Part::Value, message);
+            issues.push(issue.mend(format!("add `from: {name}.{arm}` to a step or sink; what is not wanted is dropped by a filter")));
+        }
     }
     issues
 }
@@ -319,7 +403,7 @@ fn ends(pipeline: &Pipeline, meant: &BTreeSet<&str>) -> Vec<Issue> {
 fn cycles(pipeline: &Pipeline) -> Vec<Issue> {
     let feeding = |name: &str| {
         let from = pipeline.steps.get(name).map(|step| step.from.as_slice()).unwrap_or_default();
-        from.iter().map(|input| input.name.as_str())
+        from.iter().map(Input::node)
     };
     let ordered: BTreeSet<&str> = topological(pipeline).into_iter().collect();
     let rest: BTreeSet<&str> =
@@ -376,7 +460,7 @@ pub(crate) fn consumers(pipeline: &Pipeline) -> BTreeMap<&str, Vec<&str>> {
     let mut consumers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, from, _) in all_inputs(pipeline) {
         for input in from {
-            consumers.entry(&input.name).or_default().push(name);
+            consumers.entry(input.node()).or_default().push(name);
         }
     }
     consumers
@@ -389,10 +473,10 @@ pub(crate) fn topological(pipeline: &Pipeline) -> Vec<&str> {
     let mut consumers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut waiting: BTreeMap<&str, usize> = BTreeMap::new();
     for (name, step) in &pipeline.steps {
-        let before = step.from.iter().filter(|input| pipeline.steps.contains_key(&input.name));
+        let before = step.from.iter().filter(|input| pipeline.steps.contains_key(input.node()));
         waiting.insert(name, before.clone().count());
         for input in before {
-            consumers.entry(&input.name).or_default().push(name);
+            consumers.entry(input.node()).or_default().push(name);
         }
     }
     let mut ready: BTreeSet<&str> =

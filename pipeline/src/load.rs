@@ -1,16 +1,19 @@
 //! Reads definitions and puts everything together: text, tree, model,
 //! findings with their places.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path as FilePath, PathBuf};
 
 use crate::finding::{Finding, Issue, Lines, Severity, render};
 use crate::lint;
+use crate::lint_test;
 use crate::locate::{Part, Path, locate, quoted};
 use crate::model::{Binding, Pipeline};
 use crate::plan::{self, Plan, PlanError};
 use crate::read::{ISSUES_MAX, Reader};
+use crate::test::{Case, Test};
 use crate::tree::{self, Node, TEXT_MAX};
 
 /// One text and the name of its file. Relative paths inside the text are from
@@ -57,6 +60,10 @@ pub struct Loaded {
     texts: Vec<(String, String)>,
     /// The folder component paths are from.
     folder: PathBuf,
+    /// The tests with their places.
+    cases: Vec<Case>,
+    /// Whether every name of the graph could be read.
+    graph: bool,
 }
 
 impl Loaded {
@@ -77,6 +84,66 @@ impl Loaded {
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// The tests of the definition, and of the files that were added, in the
+    /// order in which they are written.
+    #[must_use]
+    pub fn tests(&self) -> &[Case] {
+        &self.cases
+    }
+
+    /// Adds the tests of a file that has nothing else: the language's version,
+    /// the pipeline's name if you like, and `tests`.
+    pub fn add_tests(&mut self, document: Document<'_>, options: &Options) {
+        let mut beside = Source::parse(document);
+        let mut reader = Reader::default();
+        let read = beside.tree.as_ref().and_then(|tree| reader.tests_file(tree));
+        beside.take(&mut reader);
+        let folder = folder_of(document.file);
+        if let (Some((mut tests, name)), Some(pipeline)) = (read, &mut self.pipeline) {
+            beside.issues.extend(other_pipeline("these tests are", name.as_deref(), pipeline));
+            tests.retain(|name, _| {
+                let first = !pipeline.tests.contains_key(name);
+                if !first {
+                    let message = format!("another test is called {}", quoted(name));
+                    let path = Path::of(["tests", name]);
+                    let issue = Issue::error("duplicate", path, Part::Key, message);
+                    beside.issues.push(issue.mend("give one of the two another name"));
+                }
+                first
+            });
+            let files = options.check_files.then_some(folder.as_path());
+            for issue in lint_test::issues(pipeline, &tests, self.graph, files) {
+                if !beside.has_said(&issue) {
+                    beside.issues.push(issue);
+                }
+            }
+            self.cases.extend(beside.cases(&tests, &folder));
+            pipeline.tests.extend(tests);
+        }
+        self.texts.push((document.file.to_owned(), document.text.to_owned()));
+        self.findings.extend(beside.findings());
+        self.findings.truncate(ISSUES_MAX);
+    }
+
+    /// Adds the tests of a file, as [`Loaded::add_tests`] does.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read. What is wrong inside is in the findings.
+    pub fn add_tests_file(&mut self, file: &FilePath, options: &Options) -> Result<(), LoadError> {
+        let text = read_text(file)?;
+        self.add_tests(Document { file: &file.to_string_lossy(), text: &text }, options);
+        Ok(())
+    }
+
+    /// For running it without a lattice: forgets the findings that sources and
+    /// sinks are not bound, which is no mistake there.
+    #[must_use]
+    pub fn at_the_desk(mut self) -> Self {
+        self.findings.retain(|finding| !plan::only_in_a_lattice(finding));
+        self
     }
 
     /// The findings as a compiler shows them, each with its line and a caret,
@@ -110,6 +177,24 @@ impl Loaded {
         match &self.pipeline {
             Some(pipeline) if !self.has_errors() => plan::plan(pipeline, &self.folder),
             _ => Err(PlanError::Errors(self.findings.clone())),
+        }
+    }
+
+    /// What is to be run without a lattice, where sources and sinks need no
+    /// binding.
+    ///
+    /// # Errors
+    ///
+    /// When the definition has other errors, or components are not bound.
+    pub fn desk_plan(&self) -> Result<Plan, PlanError> {
+        let errors = |finding: &&Finding| {
+            finding.severity == Severity::Error && !plan::only_in_a_lattice(finding)
+        };
+        match &self.pipeline {
+            Some(pipeline) if !self.findings.iter().any(|finding| errors(&finding)) => {
+                plan::desk_plan(pipeline, &self.folder)
+            }
+            _ => Err(PlanError::Errors(self.findings.iter().filter(errors).cloned().collect())),
         }
     }
 }
@@ -194,6 +279,25 @@ impl<'a> Source<'a> {
         })
     }
 
+    /// Tests with their places, in the order of the text.
+    fn cases(&self, tests: &BTreeMap<String, Test>, folder: &FilePath) -> Vec<Case> {
+        let Some(tree) = &self.tree else { return Vec::new() };
+        let lines = Lines::new(self.document.text);
+        let case = |(name, test): (&String, &Test)| {
+            let (span, _) = locate(tree, &Path::of(["tests", name]), Part::Key);
+            let case = Case {
+                name: name.clone(),
+                location: lines.location(self.document.file, &span),
+                folder: folder.to_owned(),
+                test: test.clone(),
+            };
+            (span.start, case)
+        };
+        let mut cases: Vec<(usize, Case)> = tests.iter().map(case).collect();
+        cases.sort_by_key(|(start, _)| *start);
+        cases.into_iter().map(|(_, case)| case).collect()
+    }
+
     /// The issues with their places, in the order of the text.
     fn findings(mut self) -> Vec<Finding> {
         let lines = Lines::new(self.document.text);
@@ -233,10 +337,11 @@ pub fn load(pipeline: Document<'_>, binding: Option<Document<'_>>, options: &Opt
         }
     }
     let folder = folder_of(beside.as_ref().map_or(pipeline.file, |beside| beside.document.file));
+    let tests_folder = folder_of(pipeline.file);
     if let Some(model) = &model {
-        let files = options.check_files.then_some(folder.as_path());
         let checks = lint::Checks {
-            files,
+            files: options.check_files.then_some(folder.as_path()),
+            test_files: options.check_files.then_some(tests_folder.as_path()),
             graph: !reader.graph_unread,
             inputs: !reader.inputs_unread,
             binding: !reader.binding_unread,
@@ -251,6 +356,8 @@ pub fn load(pipeline: Document<'_>, binding: Option<Document<'_>>, options: &Opt
             }
         }
     }
+    let tests = model.as_ref().map(|model| &model.tests);
+    let cases = tests.map(|tests| main.cases(tests, &tests_folder)).unwrap_or_default();
     let mut texts = vec![(pipeline.file.to_owned(), pipeline.text.to_owned())];
     let mut findings = main.findings();
     if let Some(beside) = beside {
@@ -258,7 +365,8 @@ pub fn load(pipeline: Document<'_>, binding: Option<Document<'_>>, options: &Opt
         findings.extend(beside.findings());
     }
     findings.truncate(ISSUES_MAX);
-    Loaded { pipeline: model, findings, texts, folder }
+    let graph = !reader.graph_unread;
+    Loaded { pipeline: model, findings, texts, folder, cases, graph }
 }
 
 fn read_binding(
@@ -271,18 +379,21 @@ fn read_binding(
     // Unreadable was reported: that names are not bound would only repeat it.
     reader.binding_unread |= read.is_none();
     let (binding, name) = read?;
-    if let (Some(name), Some(pipeline)) = (name, pipeline)
-        && name != pipeline.pipeline
-    {
-        let message = format!(
-            "this binding is for the pipeline {}, not for {}",
-            quoted(&name),
-            quoted(&pipeline.pipeline)
-        );
-        let issue = Issue::error("unknown-name", Path::of(["pipeline"]), Part::Value, message);
-        beside.issues.push(issue.mend("give the binding of this pipeline, or leave the field out"));
+    if let Some(pipeline) = pipeline {
+        beside.issues.extend(other_pipeline("this binding is", name.as_deref(), pipeline));
     }
     Some(binding)
+}
+
+/// What is to be said of a file beside the definition that names another
+/// pipeline.
+fn other_pipeline(what: &str, name: Option<&str>, pipeline: &Pipeline) -> Option<Issue> {
+    let name = name.filter(|name| *name != pipeline.pipeline)?;
+    let message =
+        format!("{what} for the pipeline {}, not for {}", quoted(name), quoted(&pipeline.pipeline));
+    let issue = Issue::error("unknown-name", Path::of(["pipeline"]), Part::Value, message);
+    let noun = what.split(' ').nth(1).unwrap_or_default();
+    Some(issue.mend(format!("give the {noun} of this pipeline, or leave the field out")))
 }
 
 /// The folder a file is in; relative when the file's path is.

@@ -47,9 +47,17 @@ impl Path {
         self.0.starts_with(&other.0)
     }
 
+    /// The top field that this one is in, or is.
+    pub(crate) fn section(&self) -> Option<&str> {
+        match self.0.first() {
+            Some(Segment::Key(key)) => Some(key),
+            _ => None,
+        }
+    }
+
     /// Whether the field is in the binding.
     pub(crate) fn in_binding(&self) -> bool {
-        matches!(self.0.first(), Some(Segment::Key(key)) if key == "binding")
+        self.section() == Some("binding")
     }
 }
 

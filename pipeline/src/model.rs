@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::schema;
+use crate::test::Test;
 
 /// The version of the language this crate reads.
 pub const VERSION: &str = "v1alpha1";
@@ -67,6 +68,12 @@ pub struct Pipeline {
     /// be checked and not deployed; it may also be in a file of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binding: Option<Binding>,
+    /// What has to come of which messages, by name: for `millrace pipeline
+    /// test`, which runs the pipeline without a lattice. No part of what is
+    /// deployed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<schema::Name, Test>")]
+    pub tests: BTreeMap<String, Test>,
 }
 
 /// Options of a source.
@@ -93,6 +100,11 @@ pub struct Step {
     /// What the step is for, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// The arms of a branch: the names that its component gives. Messages of the
+    /// arm `high` of a step `sort` are taken with `from: sort.high`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::arms")]
+    pub arms: Vec<String>,
     /// The sources and steps this one takes messages from: a name, a name with
     /// options, or a list of either.
     #[schemars(schema_with = "schema::inputs")]
@@ -155,7 +167,7 @@ impl Kind {
     /// Whether this version runs it.
     #[must_use]
     pub const fn runs(self) -> bool {
-        matches!(self, Self::Map | Self::Filter | Self::FlatMap)
+        matches!(self, Self::Map | Self::Filter | Self::FlatMap | Self::Branch)
     }
 
     /// What it does, in a few words.
@@ -166,7 +178,7 @@ impl Kind {
             Self::Filter => "Name of the component that keeps or drops each message.",
             Self::FlatMap => "Name of the component that turns each message into any number.",
             Self::Branch => {
-                "Not yet: name of the component that sends each message to one of several arms."
+                "Name of the component that sends each message to one of the step's arms."
             }
             Self::Accumulate => {
                 "Not yet: name of the component that gathers messages into a state."
@@ -186,8 +198,8 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Input {
-    /// Name of a source or step.
-    #[schemars(with = "schema::Name")]
+    /// Name of a source or step, or `step.arm` for an arm of a branch.
+    #[schemars(with = "schema::Origin")]
     pub name: String,
     /// Keep messages on disk between the two: true, or settings. What was
     /// accepted then survives a restart, and the two run as stages of their
@@ -195,6 +207,20 @@ pub struct Input {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::durable")]
     pub durable: Option<Durable>,
+}
+
+impl Input {
+    /// The source or step.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        self.name.split_once('.').map_or(self.name.as_str(), |(node, _)| node)
+    }
+
+    /// The arm of the branch, where it names one.
+    #[must_use]
+    pub fn arm(&self) -> Option<&str> {
+        self.name.split_once('.').map(|(_, arm)| arm)
+    }
 }
 
 /// Settings of a durable edge, as the author wrote them.

@@ -17,7 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, Severity};
 use crate::lint;
-use crate::model::{Binding, Hosts, INSTANCES_DEFAULT, Input, Kind, Pipeline};
+use crate::model::{
+    Binding, Hosts, INSTANCES_DEFAULT, Input, Kind, Pipeline, SinkBinding, SourceBinding,
+};
+
+/// Most steps of one stage. A host has a bound for the parts of a component, of which each step adds a dozen.
+const STEPS_MAX: usize = 8;
 
 /// Longest name of a stage, as of everything that becomes part of a subject.
 const NAME_MAX: usize = 40;
@@ -33,6 +38,11 @@ pub enum PlanError {
         "the pipeline has no binding: add `binding` to the definition, or give a file with one"
     )]
     Unbound,
+    /// The definition does not say where its components are.
+    #[error(
+        "the pipeline has no binding: `binding.components` says where its components are; add it to the definition, or give a file with one"
+    )]
+    NoComponents,
     /// Settings could not be read although lint found nothing wrong.
     #[error("the settings of {name}: {source}")]
     Settings {
@@ -94,6 +104,30 @@ pub struct Stage {
     pub instances: u64,
 }
 
+impl Stage {
+    /// What the harness in a stage reads through wasi:config
+    /// (docs/architecture.md, "Configuration of a stage").
+    #[must_use]
+    pub fn config(&self, pipeline: &str) -> BTreeMap<String, String> {
+        let mut config = BTreeMap::from([
+            ("pipeline".to_owned(), pipeline.to_owned()),
+            ("stage".to_owned(), self.name.clone()),
+            ("out-subject".to_owned(), format!("{pipeline}.out.{}", self.name)),
+            ("dead-subject".to_owned(), format!("{pipeline}.dead.{}", self.name)),
+        ]);
+        for (position, step) in self.steps.iter().enumerate() {
+            config.insert(format!("step.{position}.name"), step.name.clone());
+            if !step.arms.is_empty() {
+                config.insert(format!("step.{position}.arms"), step.arms.join(","));
+            }
+            for (key, value) in &step.config {
+                config.insert(format!("step.{position}.config.{key}"), value.clone());
+            }
+        }
+        config
+    }
+}
+
 /// A step inside a stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -105,6 +139,9 @@ pub struct PlannedStep {
     /// File of the component: the binding's path, joined to the folder of the
     /// file it is in.
     pub component: PathBuf,
+    /// The arms of a branch.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub arms: Vec<String>,
     /// Values for the component's init.
     pub config: BTreeMap<String, String>,
     /// What it may use beside computing, sorted.
@@ -139,7 +176,7 @@ pub enum Output {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Edge {
-    /// `from.to`, the names in the definition at either end.
+    /// `from.to`, the names in the definition at either end, or `from_arm.to` for an arm of a branch.
     pub name: String,
     /// The stage that publishes to it.
     pub from: String,
@@ -153,27 +190,42 @@ pub struct Edge {
     pub delivery: Delivery,
 }
 
+impl Edge {
+    /// The arm of the branch before it whose messages it takes; `None` for an edge that takes all.
+    #[must_use]
+    pub fn arm(&self) -> Option<&str> {
+        let (from, _) = self.name.split_once('.')?;
+        from.split_once('_').map(|(_, arm)| arm)
+    }
+}
+
 /// Why two neighbours are not one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// The author asked for a durable edge.
     Durable,
+    /// The one before is a branch: each arm has its messages.
+    Arm,
     /// Several take messages from the one before.
     FanOut,
     /// The one behind takes messages from several.
     FanIn,
     /// The two have different numbers of instances.
     Instances,
+    /// A stage has no more steps than a host takes.
+    Size,
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Durable => "the definition asks for a durable edge",
+            Self::Arm => "the one before is a branch",
             Self::FanOut => "several take messages from the one before",
             Self::FanIn => "the one behind takes messages from several",
             Self::Instances => "the two have different numbers of instances",
+            Self::Size => "a stage has eight steps at most",
         })
     }
 }
@@ -219,7 +271,36 @@ pub fn plan(pipeline: &Pipeline, folder: &Path) -> Result<Plan, PlanError> {
         return Err(PlanError::Errors(findings));
     }
     let binding = pipeline.binding.as_ref().ok_or(PlanError::Unbound)?;
-    let graph = Graph { pipeline, consumers: lint::consumers(pipeline) };
+    of(pipeline, binding, folder)
+}
+
+/// Plans a pipeline for running it without a lattice: as [`plan`] does, but
+/// sources and sinks need no binding, and have no connector without one.
+///
+/// # Errors
+///
+/// When the pipeline has other errors, or components are not bound.
+pub fn desk_plan(pipeline: &Pipeline, folder: &Path) -> Result<Plan, PlanError> {
+    let mut findings = lint::lint(pipeline);
+    findings.retain(|f| f.severity == Severity::Error && !only_in_a_lattice(f));
+    if !findings.is_empty() {
+        return Err(PlanError::Errors(findings));
+    }
+    match &pipeline.binding {
+        Some(binding) => of(pipeline, binding, folder),
+        None if pipeline.steps.is_empty() => of(pipeline, &Binding::default(), folder),
+        None => Err(PlanError::NoComponents),
+    }
+}
+
+/// Whether a finding says no more than that a source or sink is not bound.
+pub(crate) fn only_in_a_lattice(finding: &Finding) -> bool {
+    let end = finding.path.starts_with("sources") || finding.path.starts_with("sinks");
+    finding.rule == "no-binding" || finding.rule == "unbound" && end
+}
+
+fn of(pipeline: &Pipeline, binding: &Binding, folder: &Path) -> Result<Plan, PlanError> {
+    let graph = Graph::new(pipeline);
     let mut builder = Builder::new(&graph, binding, folder);
     builder.ingress();
     builder.steps();
@@ -240,9 +321,29 @@ pub fn plan(pipeline: &Pipeline, folder: &Path) -> Result<Plan, PlanError> {
 struct Graph<'a> {
     pipeline: &'a Pipeline,
     consumers: BTreeMap<&'a str, Vec<&'a str>>,
+    /// Steps that would be one too many in the stage of the step before.
+    cut: BTreeSet<&'a str>,
 }
 
 impl<'a> Graph<'a> {
+    fn new(pipeline: &'a Pipeline) -> Self {
+        let mut graph =
+            Self { pipeline, consumers: lint::consumers(pipeline), cut: BTreeSet::new() };
+        // How many steps the stage of each has up to it.
+        let mut place: BTreeMap<&str, usize> = BTreeMap::new();
+        for step in lint::topological(pipeline) {
+            let before = match graph.inputs(step) {
+                [only] if graph.edge(only, step).is_none() => place.get(only.node()).copied(),
+                _ => None,
+            };
+            if before == Some(STEPS_MAX) {
+                graph.cut.insert(step);
+            }
+            place.insert(step, before.filter(|before| *before < STEPS_MAX).unwrap_or(0) + 1);
+        }
+        graph
+    }
+
     fn consumers(&self, name: &str) -> &[&'a str] {
         self.consumers.get(name).map(Vec::as_slice).unwrap_or_default()
     }
@@ -269,9 +370,12 @@ impl<'a> Graph<'a> {
     /// Why there must be a durable edge between a node and what comes before
     /// it; nothing if one calls the other directly.
     fn edge(&self, input: &Input, to: &str) -> Option<Reason> {
-        let from = input.name.as_str();
+        let from = input.node();
         if input.durable.is_some() {
             return Some(Reason::Durable);
+        }
+        if input.arm().is_some() {
+            return Some(Reason::Arm);
         }
         if self.consumers(from).len() > 1 {
             return Some(Reason::FanOut);
@@ -284,12 +388,16 @@ impl<'a> Graph<'a> {
         if self.inputs(to).len() > 1 {
             return Some(Reason::FanIn);
         }
-        (self.instances(from) != self.instances(to)).then_some(Reason::Instances)
+        if self.instances(from) != self.instances(to) {
+            return Some(Reason::Instances);
+        }
+        self.cut.contains(to).then_some(Reason::Size)
     }
 }
 
-fn edge_name(from: &str, to: &str) -> String {
-    format!("{from}.{to}")
+/// `from.to`, or `from_arm.to`: no name has an underscore, so the two are told apart everywhere the name goes.
+fn edge_name(input: &Input, to: &str) -> String {
+    format!("{}.{to}", input.name.replace('.', "_"))
 }
 
 struct Builder<'a> {
@@ -340,7 +448,7 @@ impl<'a> Builder<'a> {
     }
 
     fn calls_directly(&self, from: &str, to: &str) -> bool {
-        let input = self.graph.inputs(to).iter().find(|input| input.name == from);
+        let input = self.graph.inputs(to).iter().find(|input| input.node() == from);
         input.is_some_and(|input| self.graph.edge(input, to).is_none())
     }
 
@@ -350,7 +458,7 @@ impl<'a> Builder<'a> {
             let inputs = self.graph.inputs(name);
             let fused = match inputs {
                 [only] if self.graph.edge(only, name).is_none() => {
-                    self.tail.get(only.name.as_str()).copied()
+                    self.tail.get(only.node()).copied()
                 }
                 _ => None,
             };
@@ -387,6 +495,7 @@ impl<'a> Builder<'a> {
             name: name.to_owned(),
             kind: step.kind,
             component: self.folder.join(file.strip_prefix("./").unwrap_or(file)),
+            arms: step.arms.clone(),
             config: step.config.clone(),
             grants: grants.into_iter().cloned().collect(),
             memory_max: step.memory.map(|memory| memory.get()),
@@ -398,7 +507,7 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|input| match self.graph.edge(input, to) {
                 None => StageInput::Source(input.name.clone()),
-                Some(_) => StageInput::Edge(edge_name(&input.name, to)),
+                Some(_) => StageInput::Edge(edge_name(input, to)),
             })
             .collect()
     }
@@ -418,7 +527,14 @@ impl<'a> Builder<'a> {
     }
 
     fn edges_from(&self, name: &str) -> Output {
-        Output::Edges(self.graph.consumers(name).iter().map(|to| edge_name(name, to)).collect())
+        // One that takes several arms is there several times.
+        let mut consumers = self.graph.consumers(name).to_vec();
+        consumers.dedup();
+        let edges = consumers.into_iter().flat_map(|to| {
+            let from_here = self.graph.inputs(to).iter().filter(|input| input.node() == name);
+            from_here.map(move |input| edge_name(input, to))
+        });
+        Output::Edges(edges.collect())
     }
 
     /// A sink that not only stages write to directly gets a stage that takes
@@ -430,7 +546,7 @@ impl<'a> Builder<'a> {
                 .inputs(sink)
                 .iter()
                 .filter(|input| {
-                    self.graph.is_source(&input.name) || self.graph.edge(input, sink).is_some()
+                    self.graph.is_source(input.node()) || self.graph.edge(input, sink).is_some()
                 })
                 .cloned()
                 .collect();
@@ -475,10 +591,10 @@ impl<'a> Builder<'a> {
         for to in pipeline.steps.keys().chain(pipeline.sinks.keys()) {
             for input in self.graph.inputs(to) {
                 let Some(reason) = self.graph.edge(input, to) else { continue };
-                let name = edge_name(&input.name, to);
+                let name = edge_name(input, to);
                 let durable = input.durable.clone().unwrap_or_default();
                 edges.push(Edge {
-                    from: self.stage_name(self.tail.get(input.name.as_str())),
+                    from: self.stage_name(self.tail.get(input.node())),
                     to: self.stage_name(self.head.get(to.as_str())),
                     reason,
                     settings: read(&name, from_flat(&durable.settings, &[]))?,
@@ -493,10 +609,10 @@ impl<'a> Builder<'a> {
 
     fn sources(&self) -> Result<Vec<PlannedSource>, PlanError> {
         let mut sources = Vec::new();
-        for (name, source) in &self.binding.sources {
-            if !self.graph.is_source(name) {
-                continue;
-            }
+        // Unbound ones are only there at the desk.
+        let unbound = SourceBinding::default();
+        for name in self.graph.pipeline.sources.keys() {
+            let source = self.binding.sources.get(name).unwrap_or(&unbound);
             let input = StageInput::Source(name.clone());
             let stage = self.stages.iter().find(|stage| stage.inputs.contains(&input));
             sources.push(PlannedSource {
@@ -514,10 +630,9 @@ impl<'a> Builder<'a> {
 
     fn sinks(&self) -> Result<Vec<PlannedSink>, PlanError> {
         let mut sinks = Vec::new();
-        for (name, sink) in &self.binding.sinks {
-            if !self.graph.pipeline.sinks.contains_key(name) {
-                continue;
-            }
+        let unbound = SinkBinding::default();
+        for name in self.graph.pipeline.sinks.keys() {
+            let sink = self.binding.sinks.get(name).unwrap_or(&unbound);
             let output = Output::Sink(name.clone());
             let writers = self.stages.iter().filter(|stage| stage.output == output);
             sinks.push(PlannedSink {
@@ -544,6 +659,9 @@ fn complete(
     settings: &BTreeMap<String, String>,
     side: fn(&registry::Connector) -> &registry::Kind,
 ) -> Result<BTreeMap<String, String>, PlanError> {
+    if connector.is_empty() {
+        return Ok(BTreeMap::new());
+    }
     match registry::connector(connector) {
         Some(connector) => read(name, (side(connector).complete)(settings)),
         None => read(name, Err(FieldError::invalid("connector", connector, "is not known"))),

@@ -39,14 +39,14 @@ pub(crate) struct Reader {
 }
 
 /// The fields of one mapping, each name once.
-struct Fields<'t> {
-    entries: Vec<&'t Entry>,
+pub(crate) struct Fields<'t> {
+    pub(crate) entries: Vec<&'t Entry>,
     /// Known fields that unknown ones seem to have meant.
-    meant: Vec<String>,
+    pub(crate) meant: Vec<String>,
 }
 
 impl<'t> Fields<'t> {
-    fn get(&self, key: &str) -> Option<&'t Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'t Entry> {
         self.entries.iter().find(|entry| entry.key == key).copied()
     }
 }
@@ -70,6 +70,7 @@ impl Reader {
             "sinks",
             "rollout",
             "binding",
+            "tests",
         ];
         let top = Path::default();
         let fields = self.known_fields(root, &top, KNOWN)?;
@@ -94,6 +95,7 @@ impl Reader {
             sinks: self.named(&fields, "sinks", &Path::of(["sinks"]), Self::sink),
             rollout: self.section(&fields, &top, "rollout", &registry::ROLLOUT),
             binding: fields.get("binding").map(|entry| self.binding(&entry.value)),
+            tests: self.tests(&fields),
         })
     }
 
@@ -150,6 +152,7 @@ impl Reader {
             kind: Kind::Map,
             component: String::new(),
             description: None,
+            arms: Vec::new(),
             from: Vec::new(),
             config: BTreeMap::new(),
             grants: Vec::new(),
@@ -160,7 +163,7 @@ impl Reader {
 
     fn step_fields(&mut self, entry: &Entry, path: &Path) -> Option<Step> {
         let kinds = Kind::ALL.map(Kind::as_str);
-        let own = ["description", "from", "config", "grants", "memory", "instances"];
+        let own = ["description", "arms", "from", "config", "grants", "memory", "instances"];
         let known: Vec<&str> = kinds.into_iter().chain(own).collect();
         let fields = self.known_fields(&entry.value, path, &known)?;
         self.require(&fields, path, entry.key_span.clone(), &["from"]);
@@ -171,6 +174,10 @@ impl Reader {
                 .and_then(|(_, key)| self.text_field(&fields, path, key))
                 .unwrap_or_default(),
             description: self.text_field(&fields, path, "description"),
+            arms: fields
+                .get("arms")
+                .map(|e| self.texts(&e.value, &path.key("arms")))
+                .unwrap_or_default(),
             from: self.inputs(&fields, path),
             config: fields
                 .get("config")
@@ -196,8 +203,9 @@ impl Reader {
             Kind::ALL.into_iter().filter_map(|kind| Some((kind, fields.get(kind.as_str())?)));
         let Some((first, _)) = found.next() else {
             let message = format!("the step {} does not say what it does", quoted(&entry.key));
-            let issue = Issue::error("step-kind", path.clone(), Part::Key, message)
-                .mend("add one of `map`, `filter` and `flat-map` with the name of a component");
+            let issue = Issue::error("step-kind", path.clone(), Part::Key, message).mend(
+                "add one of `map`, `filter`, `flat-map` and `branch` with the name of a component",
+            );
             self.note(issue.at(entry.key_span.clone()));
             return None;
         };
@@ -473,7 +481,7 @@ impl Reader {
     }
 
     /// A mapping from names to things, under `field`.
-    fn named<T>(
+    pub(crate) fn named<T>(
         &mut self,
         fields: &Fields<'_>,
         field: &str,
@@ -499,14 +507,16 @@ impl Reader {
     }
 
     fn section_unread(&mut self, path: &Path) {
-        match path.in_binding() {
-            true => self.binding_unread = true,
-            false => self.graph_unread = true,
+        match path.section() {
+            Some("binding") => self.binding_unread = true,
+            // The graph is known without them.
+            Some("tests") => {}
+            _ => self.graph_unread = true,
         }
     }
 
     /// The entries of a mapping without those whose name came before.
-    fn unique<'t>(&mut self, entries: &'t [Entry], path: &Path) -> Fields<'t> {
+    pub(crate) fn unique<'t>(&mut self, entries: &'t [Entry], path: &Path) -> Fields<'t> {
         let mut seen = std::collections::BTreeSet::new();
         let mut unique = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -523,7 +533,7 @@ impl Reader {
     }
 
     /// The fields of a mapping, of which only these may be there.
-    fn known_fields<'t>(
+    pub(crate) fn known_fields<'t>(
         &mut self,
         node: &'t Node,
         path: &Path,
@@ -564,7 +574,7 @@ impl Reader {
         if self.issues.len() < GUESSES_MAX { guess(name, known) } else { None }
     }
 
-    fn require(
+    pub(crate) fn require(
         &mut self,
         fields: &Fields<'_>,
         path: &Path,
@@ -585,13 +595,23 @@ impl Reader {
         }
     }
 
-    fn text_field(&mut self, fields: &Fields<'_>, path: &Path, field: &str) -> Option<String> {
+    pub(crate) fn text_field(
+        &mut self,
+        fields: &Fields<'_>,
+        path: &Path,
+        field: &str,
+    ) -> Option<String> {
         let entry = fields.get(field)?;
         self.text(&entry.value, &path.key(field))
     }
 
     /// A field of a type that parses from text.
-    fn value_field<T>(&mut self, fields: &Fields<'_>, path: &Path, field: &str) -> Option<T>
+    pub(crate) fn value_field<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        path: &Path,
+        field: &str,
+    ) -> Option<T>
     where
         T: FromStr<Err: std::fmt::Display>,
     {
@@ -609,7 +629,7 @@ impl Reader {
         }
     }
 
-    fn texts(&mut self, node: &Node, path: &Path) -> Vec<String> {
+    pub(crate) fn texts(&mut self, node: &Node, path: &Path) -> Vec<String> {
         let Value::List(items) = &node.value else {
             self.wrong_type(node, path, "a list");
             return Vec::new();
@@ -617,7 +637,7 @@ impl Reader {
         items.iter().enumerate().filter_map(|(at, item)| self.text(item, &path.index(at))).collect()
     }
 
-    fn text(&mut self, node: &Node, path: &Path) -> Option<String> {
+    pub(crate) fn text(&mut self, node: &Node, path: &Path) -> Option<String> {
         match &node.value {
             Value::Scalar(text) => Some(text.clone()),
             _ => {
@@ -627,7 +647,7 @@ impl Reader {
         }
     }
 
-    fn wrong_type(&mut self, node: &Node, path: &Path, wanted: &str) {
+    pub(crate) fn wrong_type(&mut self, node: &Node, path: &Path, wanted: &str) {
         let place = match path.to_string() {
             whole if whole.is_empty() => "a definition".to_owned(),
             field => format!("`{field}`"),
@@ -640,7 +660,7 @@ impl Reader {
 }
 
 /// What a node is, for a message: its text if it has one.
-fn found(node: &Node) -> String {
+pub(crate) fn found(node: &Node) -> String {
     match &node.value {
         Value::Scalar(text) => quoted(text),
         _ => node.what().to_owned(),
@@ -668,6 +688,8 @@ fn example(field: &str) -> &'static str {
         "from" => "`from: ` and the name of a source or step",
         "name" => "`name: ` and the name of a source or step",
         "file" => "`file: ` and the path of the component",
+        "inputs" => "`inputs:` and, for a source, a list of messages",
+        "tests" => "`tests:` and, for each, `name: { inputs: ..., outputs: ... }`",
         _ => "it",
     }
 }

@@ -2,6 +2,7 @@
 //! settings. Draft 7, because that is what YAML editors understand best.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use millrace_settings::registry::{self, Connector, Kind as SettingsKind};
 use schemars::generate::SchemaSettings;
@@ -11,11 +12,18 @@ use serde_json::{Map, Value, json};
 use crate::model::{
     Binding, Durable, GRANTS, Input, Kind, Pipeline, SinkBinding, Source, SourceBinding, VERSION,
 };
+use crate::test::{RejectKind, Test};
 
 /// JSON Schema of a pipeline definition.
 #[must_use]
 pub fn schema() -> Value {
     tidy(generator().into_root_schema_for::<Pipeline>().to_value())
+}
+
+/// JSON Schema of a file that holds only tests.
+#[must_use]
+pub fn tests_schema() -> Value {
+    tidy(generator().into_root_schema_for::<TestsFile>().to_value())
 }
 
 /// JSON Schema of a file that holds only a binding.
@@ -76,6 +84,20 @@ struct BindingFile {
     binding: Binding,
 }
 
+/// Tests of a pipeline, in a file of their own.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, title = "Millrace tests")]
+#[expect(dead_code, reason = "only its schema is used; the file is read by hand")]
+struct TestsFile {
+    /// Version of the pipeline language: v1alpha1.
+    #[schemars(schema_with = "language_version")]
+    millrace: String,
+    /// Name of the pipeline these are for.
+    pipeline: Option<Name>,
+    /// What has to come of which messages, by name.
+    tests: BTreeMap<Name, Test>,
+}
+
 /// A name, for the schema: the model keeps wrong ones too.
 pub(crate) struct Name;
 
@@ -90,6 +112,23 @@ impl JsonSchema for Name {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}$" })
+    }
+}
+
+/// What messages are taken from: a name, or a branch's name and that of an arm.
+pub(crate) struct Origin;
+
+impl JsonSchema for Origin {
+    fn schema_name() -> Cow<'static, str> {
+        "Origin".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}(\\.[a-z][a-z0-9-]{0,39})?$" })
     }
 }
 
@@ -118,8 +157,13 @@ pub(crate) fn sources(generator: &mut SchemaGenerator) -> Schema {
     ] })
 }
 
-pub(crate) fn inputs(generator: &mut SchemaGenerator) -> Schema {
+pub(crate) fn arms(generator: &mut SchemaGenerator) -> Schema {
     let name = generator.subschema_for::<Name>();
+    json_schema!({ "type": "array", "items": name, "minItems": 1, "uniqueItems": true })
+}
+
+pub(crate) fn inputs(generator: &mut SchemaGenerator) -> Schema {
+    let name = generator.subschema_for::<Origin>();
     let input = generator.subschema_for::<Input>();
     json_schema!({ "anyOf": [
         name,
@@ -148,6 +192,102 @@ pub(crate) fn durable(generator: &mut SchemaGenerator) -> Schema {
 pub(crate) fn rollout(generator: &mut SchemaGenerator) -> Schema {
     let settings = (registry::ROLLOUT.schema)(generator);
     json_schema!({ "allOf": [settings] })
+}
+
+pub(crate) fn order(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["kept", "any"] })
+}
+
+pub(crate) fn time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "date-time" })
+}
+
+pub(crate) fn tolerance(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "number", "minimum": 0 })
+}
+
+pub(crate) fn payload_paths(_: &mut SchemaGenerator) -> Schema {
+    let path = r"^payload(\.[^.]+)*$";
+    json_schema!({ "type": "array", "items": { "type": "string", "pattern": path } })
+}
+
+/// Messages of a test by the names of sources: each has a content.
+pub(crate) fn given_messages(generator: &mut SchemaGenerator) -> Schema {
+    let one: Vec<Value> = PAYLOAD.iter().map(|field| json!({ "required": [field] })).collect();
+    messages(generator, Map::new(), json!({ "oneOf": one }))
+}
+
+/// Messages of a test by the names of sinks: only what is given is compared.
+pub(crate) fn expected_messages(generator: &mut SchemaGenerator) -> Schema {
+    messages(generator, Map::new(), at_most_one_payload())
+}
+
+/// Messages of a test by the names of the steps that reject them.
+pub(crate) fn rejected_messages(generator: &mut SchemaGenerator) -> Schema {
+    let kinds = RejectKind::ALL.map(RejectKind::as_str);
+    let also = Map::from_iter([
+        ("kind".to_owned(), json!({ "enum": kinds, "description": "Why it is rejected." })),
+        ("text".to_owned(), described_scalar("What the reason has to contain.")),
+    ]);
+    messages(generator, also, at_most_one_payload())
+}
+
+/// The fields that say what a message contains.
+const PAYLOAD: [&str; 3] = ["payload", "hex", "file"];
+
+fn at_most_one_payload() -> Value {
+    let two = |a: &str, b: &str| json!({ "required": [a, b] });
+    json!({ "not": { "anyOf": [
+        two("payload", "hex"), two("payload", "file"), two("hex", "file"),
+    ] } })
+}
+
+fn described_scalar(description: &str) -> Value {
+    json!({ "type": ["string", "number", "boolean"], "description": description })
+}
+
+fn messages(generator: &mut SchemaGenerator, also: Map<String, Value>, rule: Value) -> Schema {
+    let name = generator.subschema_for::<Name>();
+    let time = time(generator);
+    let mut properties = json!({
+        "payload": {
+            "type": ["string", "number", "boolean", "object", "array"],
+            "description": "The content: a mapping or a list is JSON, anything else text.",
+        },
+        "hex": {
+            "type": ["string", "number"],
+            "description": "The content, as bytes in hexadecimal.",
+        },
+        "file": {
+            "type": "string",
+            "minLength": 1,
+            "description": "A file with the content: of .jsonl each line is a message, of any other the whole is one.",
+        },
+        "topic": described_scalar("Where the message belongs."),
+        "key": described_scalar("What messages are grouped by."),
+        "headers": {
+            "type": "object",
+            "additionalProperties": { "type": ["string", "number", "boolean"] },
+            "description": "Names and values. Others may be there beside those that are expected.",
+        },
+        "content-type": described_scalar("Media type of the payload."),
+        "timestamp": {
+            "allOf": [time],
+            "description": "When it was measured. Without it a message that is given has the time of the test.",
+        },
+    });
+    let mut message = json!({ "type": "object", "additionalProperties": false });
+    if let (Some(message), Some(properties)) = (message.as_object_mut(), properties.as_object_mut())
+    {
+        properties.extend(also);
+        message.insert("properties".to_owned(), properties.clone().into());
+        message.extend(rule.as_object().cloned().unwrap_or_default());
+    }
+    json_schema!({
+        "type": "object",
+        "propertyNames": name,
+        "additionalProperties": { "type": "array", "items": message },
+    })
 }
 
 /// Puts the kinds of step into a step's schema, exactly one of which it has.

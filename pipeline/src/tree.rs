@@ -11,7 +11,8 @@ use granit_parser::{Event, Parser, ScalarStyle, Span};
 /// Longest definition, in bytes.
 pub const TEXT_MAX: usize = 1 << 20;
 
-/// Deepest nesting; the language itself needs seven levels.
+/// Deepest nesting; the language itself needs seven levels, and a
+/// payload of a test has its own.
 const DEPTH_MAX: usize = 24;
 
 /// Most nodes in one definition.
@@ -22,6 +23,8 @@ const NODES_MAX: usize = 200_000;
 pub(crate) struct Node {
     pub(crate) span: Range<usize>,
     pub(crate) value: Value,
+    /// Whether it is a single value without quotes.
+    pub(crate) plain: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -120,17 +123,18 @@ impl Builder {
         match event {
             Event::Scalar(text, style, _, tag) => {
                 no_tag(tag.is_some(), &span)?;
-                let null = style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null");
+                let plain = style == ScalarStyle::Plain;
+                let null = plain && matches!(&*text, "" | "~" | "null");
                 let value = if null { Value::Null } else { Value::Scalar(text.into_owned()) };
-                self.put(Node { span, value })
+                self.put(Node { span, value, plain })
             }
             Event::SequenceStart(_, _, tag) => {
                 no_tag(tag.is_some(), &span)?;
-                self.enter(Node { span, value: Value::List(Vec::new()) })
+                self.enter(Node { span, value: Value::List(Vec::new()), plain: false })
             }
             Event::MappingStart(_, _, tag) => {
                 no_tag(tag.is_some(), &span)?;
-                self.enter(Node { span, value: Value::Map(Vec::new()) })
+                self.enter(Node { span, value: Value::Map(Vec::new()), plain: false })
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(Open { mut node, .. }) => {

@@ -66,18 +66,24 @@ fn pipeline(shape: &Shape) -> Pipeline {
         } else {
             format!("step-{:02}", 97 * i % 100)
         };
+        // Each fourth is a branch, whose messages are those of its arms.
+        let arms: &[&str] = if i % 4 == 3 { &["left", "right", "up"] } else { &[] };
         let step = Step {
-            kind: Kind::Map,
+            kind: if arms.is_empty() { Kind::Map } else { Kind::Branch },
             component: "c".to_owned(),
             description: None,
+            arms: arms.iter().copied().map(str::to_owned).collect(),
             from: pick(&before, choice),
             config: BTreeMap::new(),
             grants: Vec::new(),
             memory: None,
             instances: scaled.then(|| Count::new(7).unwrap()),
         };
-        steps.insert(name.clone(), step);
-        before.push(name);
+        match arms {
+            [] => before.push(name.clone()),
+            _ => before.extend(arms.iter().map(|arm| format!("{name}.{arm}"))),
+        }
+        steps.insert(name, step);
     }
     let mut sinks: BTreeMap<String, Sink> = shape
         .sinks
@@ -135,6 +141,7 @@ fn pipeline(shape: &Shape) -> Pipeline {
         sinks,
         rollout: BTreeMap::new(),
         binding: Some(binding),
+        tests: BTreeMap::new(),
     }
 }
 
@@ -178,7 +185,16 @@ fn ways_planned(plan: &Plan) -> BTreeSet<(String, String)> {
                             entering.push(name.clone());
                         }
                     }
-                    before => entering.push(before.steps.last().unwrap().name.clone()),
+                    before => {
+                        let last = before.steps.last().unwrap();
+                        let (from, _) = name.split_once('.').unwrap();
+                        let arm = from.split_once('_').map(|(_, arm)| arm);
+                        assert_eq!(arm.is_some(), last.kind == Kind::Branch);
+                        entering.push(match arm {
+                            Some(arm) => format!("{}.{arm}", last.name),
+                            None => last.name.clone(),
+                        });
+                    }
                 },
             }
         }
@@ -254,7 +270,7 @@ proptest! {
         // What the author asked to be durable is.
         for (to, input) in pipeline.steps.iter().flat_map(|(to, step)| step.from.iter().map(move |i| (to, i))) {
             if input.durable.is_some() {
-                let name = format!("{}.{to}", input.name);
+                let name = format!("{}.{to}", input.name.replace('.', "_"));
                 prop_assert!(plan.edges.iter().any(|edge| edge.name == name));
             }
         }

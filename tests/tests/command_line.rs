@@ -146,6 +146,46 @@ async fn tap_shows_what_passes_a_durable_edge() {
 }
 
 #[test]
+fn the_tests_of_a_pipeline_run_without_a_lattice() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = find::home().join("samples/temperature-alerts/pipeline.yaml");
+    let text = std::fs::read_to_string(&sample).unwrap();
+    let components = find::home().join("components");
+    let text = text.replace("../../components", components.to_str().unwrap());
+    let file = folder.path().join("pipeline.yaml");
+    let test = |text: &str, more: &[&str]| {
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(find::home().join("bin/millrace"))
+            .args(["pipeline", "test"])
+            .arg(&file)
+            .args(more)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let (code, said, errors) = test(&text, &["--coverage", "--junit", "results.xml"]);
+    assert_eq!(code, Some(0), "{said}{errors}");
+    assert!(said.contains("3 passed") && said.contains("too-hot"), "{said}");
+    assert!(!said.contains('\x1b'), "colour without a terminal: {said:?}");
+    let xml = std::fs::read_to_string(folder.path().join("results.xml")).unwrap();
+    assert!(xml.contains("tests=\"3\" failures=\"0\""), "{xml}");
+
+    let wrong = text.replace("celsius: 100 }", "celsius: 99 }");
+    let (code, said, _) = test(&wrong, &["--json", "--only", "hot-is-told"]);
+    let result: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &result["failed"], &result["passed"]), (Some(1), &1.into(), &0.into()));
+    let difference = &result["pipelines"][0]["tests"][0]["failures"][0]["differences"][0];
+    assert_eq!(difference["path"], "payload.celsius", "{result}");
+
+    let (graph, _) = text.split_once("tests:").unwrap();
+    let (code, _, errors) = test(graph, &[]);
+    assert_eq!(code, Some(3), "{errors}");
+    assert!(errors.contains("has no tests"), "{errors}");
+}
+
+#[test]
 fn doctor_and_set_up_know_the_same_steps() {
     let output = Command::new(find::home().join("bin/millrace"))
         .args(["doctor", "--json"])
@@ -169,6 +209,7 @@ async fn every_command_has_help_with_an_example() {
         &["demo"][..],
         &["up"],
         &["pipeline", "lint"],
+        &["pipeline", "test"],
         &["pipeline", "plan"],
         &["pipeline", "build"],
         &["pipeline", "manifest"],

@@ -183,7 +183,7 @@ impl<'a> StageParts<'a> {
                 (CONDUIT, named(plan, "out", &stage.name, settings))
             }
         };
-        let config = stage_config(plan, stage);
+        let config = stage.config(&plan.pipeline);
         let place = (stage.instances, plan.hosts);
         let content = format!("{artifact:?}{provider}{out:?}{config:?}{place:?}");
         let hash = short_hash(content.as_bytes());
@@ -219,23 +219,6 @@ fn stage_component(
         },
         traits: Some(vec![scaler, Trait::new_link(link)]),
     })
-}
-
-/// What the harness reads through wasi:config (docs/architecture.md, "Configuration of a stage").
-fn stage_config(plan: &Plan, stage: &Stage) -> BTreeMap<String, String> {
-    let mut config = BTreeMap::from([
-        ("pipeline".to_owned(), plan.pipeline.clone()),
-        ("stage".to_owned(), stage.name.clone()),
-        ("out-subject".to_owned(), format!("{}.out.{}", plan.pipeline, stage.name)),
-        ("dead-subject".to_owned(), format!("{}.dead.{}", plan.pipeline, stage.name)),
-    ]);
-    for (position, step) in stage.steps.iter().enumerate() {
-        config.insert(format!("step.{position}.name"), step.name.clone());
-        for (key, value) in &step.config {
-            config.insert(format!("step.{position}.config.{key}"), value.clone());
-        }
-    }
-    config
 }
 
 /// Names of the providers a plan needs.

@@ -44,7 +44,7 @@ impl From<crate::Effort> for Effort {
     }
 }
 
-/// Measures map and filter at all sizes.
+/// Measures every kind of step at all sizes.
 ///
 /// # Errors
 ///
@@ -53,13 +53,15 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Vec<Row>> {
     progress(format!("harness: {} rounds in this process", effort.rounds));
     let engine = engine()?;
     let nothing = Subject::nothing(&engine)?;
-    let map = Subject::stage(&engine, Kind::Map)?;
-    let filter = Subject::stage(&engine, Kind::Filter)?;
+    let subjects = [Kind::Map, Kind::Filter, Kind::FlatMap, Kind::Branch]
+        .into_iter()
+        .map(|kind| Subject::stage(&engine, kind))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let bodies = SIZES
         .iter()
         .map(|size| Ok((*size, Template::new(BATCH, *size)?.body())))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    for subject in [&map, &filter] {
+    for subject in &subjects {
         for (_, body) in &bodies {
             subject.passes_everything(body).await?;
         }
@@ -67,7 +69,7 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Vec<Row>> {
     let mut taken: BTreeMap<(usize, &str), Vec<f64>> = BTreeMap::new();
     for _ in 0..effort.rounds {
         for (size, body) in &bodies {
-            for subject in [&nothing, &map, &filter] {
+            for subject in std::iter::once(&nothing).chain(&subjects) {
                 let us = subject.time(body, effort.calls).await?;
                 taken.entry((*size, subject.name)).or_default().push(us);
             }
@@ -77,7 +79,7 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for size in SIZES {
         let bare = of(size, nothing.name);
-        for name in [map.name, filter.name] {
+        for Subject { name, .. } in &subjects {
             rows.push(row(name, size, of(size, name), bare));
         }
     }
@@ -177,7 +179,7 @@ impl Subject {
     }
 
     fn stage(engine: &Engine, kind: Kind) -> anyhow::Result<Self> {
-        let name = if kind == Kind::Filter { "filter" } else { "map" };
+        let name = kind.name();
         let artifact = parts::pass_stage(name, kind)?;
         let config = parts::stage_config("bench", name).into_iter().collect();
         Self::new(name, engine, &artifact.bytes, config)
@@ -288,7 +290,7 @@ mod tests {
     async fn every_figure_is_there_and_positive() {
         let rows = measure(&Effort { rounds: 3, calls: 5 }).await.unwrap();
         let whats: Vec<&str> = rows.iter().map(|row| row.what.as_str()).collect();
-        assert_eq!(rows.len(), 6, "{whats:?}");
+        assert_eq!(rows.len(), 12, "{whats:?}");
         for row in &rows {
             let bare = row.bare.as_ref().unwrap();
             for value in [row.value, bare.value, bare.ratio] {

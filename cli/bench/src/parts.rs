@@ -90,10 +90,12 @@ pub(crate) fn now_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A stage of one step that passes everything on: a map or a filter.
+/// A stage of one step that passes everything on.
 pub(crate) fn pass_stage(name: &str, kind: Kind) -> anyhow::Result<Artifact> {
     let file = component(match kind {
         Kind::Filter => "pass-filter",
+        Kind::FlatMap => "pass-flat-map",
+        Kind::Branch => "pass-branch",
         _ => "pass-map",
     });
     let component = std::fs::read(&file).with_context(|| {
@@ -106,13 +108,15 @@ pub(crate) fn pass_stage(name: &str, kind: Kind) -> anyhow::Result<Artifact> {
 }
 
 /// What a stage of one step reads through wasi:config.
-pub(crate) fn stage_config(pipeline: &str, stage: &str) -> [(String, String); 5] {
+pub(crate) fn stage_config(pipeline: &str, stage: &str) -> [(String, String); 6] {
     [
         ("pipeline".to_owned(), pipeline.to_owned()),
         ("stage".to_owned(), stage.to_owned()),
         ("out-subject".to_owned(), format!("{pipeline}.out.{stage}")),
         ("dead-subject".to_owned(), format!("{pipeline}.dead.{stage}")),
         ("step.0.name".to_owned(), stage.to_owned()),
+        // Where it is a branch.
+        ("step.0.arms".to_owned(), "on".to_owned()),
     ]
 }
 

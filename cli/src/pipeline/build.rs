@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use millrace_compose::{StageSpec, StepSpec, compose};
-use millrace_pipeline::{Plan, PlannedStep, Stage};
+use millrace_pipeline::{Plan, Stage};
 use millrace_platform::find;
 use millrace_wadm::manifest::provider_names;
 use millrace_wadm::{Artifact, Deployment, Manifest};
@@ -50,10 +49,7 @@ pub(crate) fn stages(plan: &Plan, folder: &Path) -> anyhow::Result<Vec<Built>> {
 
 fn build(plan: &Plan, stage: &Stage, folder: &Path) -> anyhow::Result<Built> {
     let start = Instant::now();
-    let steps = stage.steps.iter().map(step).collect::<anyhow::Result<Vec<_>>>()?;
-    let spec = StageSpec { name: stage.name.clone(), version: plan.version.clone(), steps };
-    let artifact =
-        compose(&spec).with_context(|| format!("stage `{}` cannot be composed", stage.name))?;
+    let artifact = millrace_desk::compose(plan, stage)?;
     let short = artifact.digest.get(..12).unwrap_or(&artifact.digest);
     // A new file for new content: hosts keep what they loaded from a path, and the old version may still run.
     let file = folder.join(format!("{}-{short}.wasm", stage.name));
@@ -66,20 +62,6 @@ fn build(plan: &Plan, stage: &Stage, folder: &Path) -> anyhow::Result<Built> {
         bytes: artifact.bytes.len(),
         digest: artifact.digest,
         took: start.elapsed(),
-    })
-}
-
-fn step(step: &PlannedStep) -> anyhow::Result<StepSpec> {
-    let component = std::fs::read(&step.component).with_context(|| {
-        format!("step `{}`: could not read {}", step.name, step.component.display())
-    })?;
-    let grants = step.grants.iter().map(|grant| grant.parse());
-    Ok(StepSpec {
-        name: step.name.clone(),
-        kind: step.kind.as_str().parse()?,
-        component,
-        grants: grants.collect::<Result<_, _>>()?,
-        memory_max: step.memory_max,
     })
 }
 

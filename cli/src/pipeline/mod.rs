@@ -5,6 +5,7 @@ mod deploy;
 mod replay;
 pub(crate) mod show;
 mod tap;
+mod test;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,12 +44,20 @@ pub(crate) enum Command {
         after_help = "Examples:\n  millrace pipeline lint pipeline.yaml\n  millrace pipeline lint pipeline.yaml --binding test-plant.yaml --json\n\nExits with 3 when there are errors; warnings alone exit with 0."
     )]
     Lint(#[command(flatten)] Definition),
+    /// Run the tests of a definition in this process, without a lattice.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline test pipeline.yaml\n  millrace pipeline test pipeline.yaml --only hot-is-told -v\n  millrace pipeline test pipelines/*.yaml --coverage --junit results.xml\n  millrace pipeline test pipeline.yaml --tests more-tests.yaml --json\n\nSources and sinks need no binding, components do. Exits with 1 when a test has failed, with 3 when a definition has\nerrors or no tests."
+    )]
+    Test(#[command(flatten)] test::Args),
     /// Print the JSON Schema of definitions, for editors.
     #[command(after_help = "Example:\n  millrace pipeline schema > pipeline.schema.json")]
     Schema {
         /// The schema of a binding in a file of its own.
         #[arg(long)]
         binding: bool,
+        /// The schema of tests in a file of their own.
+        #[arg(long, conflicts_with = "binding")]
+        tests: bool,
     },
     /// Show which steps become one stage, where the durable edges are, and why.
     #[command(after_help = "Example:\n  millrace pipeline plan pipeline.yaml")]
@@ -160,9 +169,12 @@ pub(crate) enum Command {
 pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Lint(definition) => lint(ui, &definition),
-        Command::Schema { binding } => {
+        Command::Test(args) => test::run(ui, &args),
+        Command::Schema { binding, tests } => {
             let schema = if binding {
                 millrace_pipeline::binding_schema()
+            } else if tests {
+                millrace_pipeline::tests_schema()
             } else {
                 millrace_pipeline::schema()
             };

@@ -29,5 +29,5 @@ mod write;
 pub use error::{Field, Problem, ReadError, WriteError};
 pub use layout::{is_batch, MAGIC, MAX_BATCH_BYTES, MAX_HEADER_BLOCK, MAX_NAME, VERSION};
 pub use read::{Batch, Headers, Message, Messages, TryMessages};
-pub use rewrite::{wrap_raw, Halves, ENTER, ID, PROBE};
+pub use rewrite::{wrap_raw, Halves, ARM, ENTER, ID, PROBE};
 pub use write::{BatchWriter, Fields, Mark};

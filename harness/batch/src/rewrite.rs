@@ -15,6 +15,10 @@ pub const PROBE: &str = "probe";
 /// again goes to the step that refused it, not to those before it once more.
 pub const ENTER: &str = "enter";
 
+/// Name of the header of a message with the arm of a branch that it takes. It is there between the branch and its edges
+/// only: each edge takes the messages of one arm, without it.
+pub const ARM: &str = "millrace-arm";
+
 /// The two halves of a batch, as batches.
 pub type Halves = (Vec<u8>, Vec<u8>);
 
@@ -82,6 +86,21 @@ impl Batch<'_> {
             writer.push_checked(batch.records(), batch.count())?;
         }
         Ok(Some(writer.finish()))
+    }
+
+    /// The messages of one arm, without the header that says so, as a batch; `None` when there are none. Names that are not
+    /// there are not arms: a message without the header is in none.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; but a part of a batch fits.
+    pub fn arm(&self, arm: &str) -> Result<Option<Vec<u8>>, WriteError> {
+        let mut writer = BatchWriter::with_capacity(self.headers(), 0)?;
+        for message in self.messages().filter(|message| message.header(ARM) == Some(arm)) {
+            let own = message.headers().filter(|(name, _)| *name != ARM);
+            writer.push(&Fields::from(&message), own)?;
+        }
+        Ok((!writer.is_empty()).then(|| writer.finish()))
     }
 
     fn part(&self, suffix: &str, records: &[u8], count: u32) -> Result<Vec<u8>, WriteError> {

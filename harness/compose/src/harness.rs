@@ -32,6 +32,7 @@ pub(crate) const fn drive(kind: Kind) -> Option<Guest> {
         Kind::Map => Some(guest!("drive-map")),
         Kind::Filter => Some(guest!("drive-filter")),
         Kind::FlatMap => Some(guest!("drive-flat-map")),
-        Kind::Branch | Kind::Accumulate | Kind::Delay => None,
+        Kind::Branch => Some(guest!("drive-branch")),
+        Kind::Accumulate | Kind::Delay => None,
     }
 }

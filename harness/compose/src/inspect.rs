@@ -57,6 +57,15 @@ impl ComponentInfo {
 ///
 /// [`ComponentError`]: not a component, too large, not valid, or with memories that cannot be counted.
 pub fn inspect_component(bytes: &[u8]) -> Result<ComponentInfo, ComponentError> {
+    inspect(bytes, MAX_MEMORIES)
+}
+
+/// Reads a stage. It has the memories of all its parts, each of which was bounded by itself.
+pub(crate) fn inspect_stage(bytes: &[u8]) -> Result<ComponentInfo, ComponentError> {
+    inspect(bytes, usize::MAX)
+}
+
+fn inspect(bytes: &[u8], most_memories: usize) -> Result<ComponentInfo, ComponentError> {
     if bytes.len() > MAX_COMPONENT_BYTES {
         return Err(ComponentError::TooLarge { bytes: bytes.len() });
     }
@@ -68,7 +77,7 @@ pub fn inspect_component(bytes: &[u8]) -> Result<ComponentInfo, ComponentError> 
     }
     Validator::new_with_features(WasmFeatures::default()).validate_all(bytes).map_err(invalid)?;
 
-    let outline = Outline::read(bytes)?;
+    let outline = Outline::read(bytes, most_memories)?;
     let kinds = Kind::ALL
         .into_iter()
         .filter(|kind| {
@@ -108,7 +117,7 @@ struct Frame {
 }
 
 impl Outline {
-    fn read(bytes: &[u8]) -> Result<Self, ComponentError> {
+    fn read(bytes: &[u8], most_memories: usize) -> Result<Self, ComponentError> {
         let mut outline = Self::default();
         let mut open: Vec<Frame> = Vec::new();
         for payload in Parser::new(0).parse_all(bytes) {
@@ -125,6 +134,11 @@ impl Outline {
                     let outermost = open.len() == 1;
                     let Some(frame) = open.last_mut() else { continue };
                     frame.section(&other)?;
+                    if frame.memories.len() > most_memories {
+                        return Err(ComponentError::Unbounded(format!(
+                            "it has more than {most_memories} memories"
+                        )));
+                    }
                     if outermost {
                         outline.names(&other)?;
                     }
@@ -243,11 +257,6 @@ impl Frame {
             )
         })?;
         self.memories.extend(memories);
-        if self.memories.len() > MAX_MEMORIES {
-            return Err(ComponentError::Unbounded(format!(
-                "it has more than {MAX_MEMORIES} memories"
-            )));
-        }
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::Prepared;
 use crate::artifact::{Part, digest};
 use crate::error::{ComposeError, StepError};
 use crate::harness::{self, Guest};
-use crate::inspect::inspect_component;
+use crate::inspect::{inspect_component, inspect_stage};
 use crate::kind::Grant;
 use crate::policy::{Decision, decide};
 
@@ -203,7 +203,7 @@ impl Chain {
 
 /// The last look: the artifact is open to the host exactly where it may be.
 fn confined(bytes: &[u8], steps: &[Prepared]) -> Result<(), ComposeError> {
-    let info = inspect_component(bytes).map_err(defect)?;
+    let info = inspect_stage(bytes).map_err(defect)?;
     let mut allowed: BTreeSet<&str> = HARNESS_IMPORTS.into_iter().collect();
     for step in steps {
         allowed.insert(STEP_TYPES);

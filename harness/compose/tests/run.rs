@@ -9,7 +9,7 @@
 
 mod support;
 
-use millrace_batch::{Batch, BatchWriter, ENTER, Fields};
+use millrace_batch::{ARM, Batch, BatchWriter, ENTER, Fields};
 use millrace_compose::{Grant, Kind, compose};
 use support::{Level, Stage, batch, granted, stage, step};
 
@@ -51,6 +51,67 @@ fn a_filter_keeps_records_byte_for_byte() {
     let all: Vec<_> =
         Batch::parse(&input).unwrap().messages().map(|message| message.record()).collect();
     assert_eq!(kept, [all[0], all[2]]);
+}
+
+fn by_range(arms: &str) -> Stage {
+    Stage::of(vec![step("sort", Kind::Branch, "by-range")])
+        .with("step.0.config.low", "30")
+        .with("step.0.config.high", "70")
+        .with("step.0.arms", arms)
+}
+
+#[test]
+fn a_branch_says_which_arm_a_message_takes_and_changes_nothing() {
+    let mut writer = BatchWriter::new([("id", "b1")]).unwrap();
+    for (number, value) in [(0, 20), (1, 50), (2, 90), (3, 25)] {
+        let payload = format!("{{\"value\":{value}}}");
+        let fields = Fields { timestamp: number, payload: payload.as_bytes(), ..Fields::default() };
+        // Where a message comes from, somebody may call a header by our name.
+        writer.push(&fields, [("unit", "percent"), (ARM, "high")]).unwrap();
+    }
+    let input = writer.finish();
+    let outcome = by_range("low,normal,high").call(&input);
+    outcome.ok();
+    let output = outcome.on(OUT)[0];
+    let arms: Vec<_> = output.messages().map(|message| message.header(ARM).unwrap()).collect();
+    assert_eq!(arms, ["low", "normal", "high", "low"]);
+    for (before, after) in Batch::parse(&input).unwrap().messages().zip(output.messages()) {
+        assert_eq!(Fields::from(&before), Fields::from(&after));
+        assert_eq!(after.headers().count(), 2);
+        assert_eq!(after.header("unit"), Some("percent"));
+    }
+
+    // What an edge of an arm takes of it is what came in.
+    let low = output.arm("low").unwrap().unwrap();
+    let low = Batch::parse(&low).unwrap();
+    assert_eq!(low.header("id"), Some("b1"));
+    let numbers: Vec<_> = low.messages().map(|message| message.timestamp).collect();
+    assert_eq!(numbers, [0, 3]);
+    assert!(low.messages().all(|message| message.headers().eq([("unit", "percent")])));
+    assert_eq!(output.arm("broken").unwrap(), None);
+}
+
+#[test]
+fn a_branch_whose_arms_are_not_configured_has_none() {
+    let outcome = by_range("").call(&batch(&[r#"{"value":50}"#]));
+    outcome.ok();
+    assert!(outcome.on(OUT).is_empty());
+    assert_eq!(outcome.on(DEAD)[0].len(), 1);
+}
+
+#[test]
+fn an_arm_that_the_step_does_not_have_is_its_internal_error() {
+    let outcome = by_range("low,high").call(&batch(&[r#"{"value":50}"#, r#"{"value":80}"#]));
+    outcome.ok();
+    assert_eq!(outcome.payloads(OUT), [r#"{"value":80}"#]);
+    let letters = outcome.on(DEAD)[0];
+    let letter = letters.messages().next().unwrap();
+    assert_eq!(letter.header("millrace-dead-kind"), Some("internal"));
+    assert_eq!(
+        letter.header("millrace-dead-text"),
+        Some("the step has no arm `normal`; its arms are low, high")
+    );
+    assert_eq!(letter.header(ARM), None);
 }
 
 #[test]
@@ -284,6 +345,13 @@ fn an_empty_batch_is_answered_without_a_step() {
         Stage::of(vec![step("bad", Kind::Map, "misbehaves")]).with("step.0.config.init", "invalid");
     let outcome = stage.call(&BatchWriter::new([("id", "probe")]).unwrap().finish());
     assert!(outcome.ok().published.is_empty());
+}
+
+/// Each part is bounded by itself; together they may have more than one component may.
+#[test]
+fn the_memories_of_a_stage_are_those_of_all_its_parts() {
+    let steps = (0..8).map(|n| step(&format!("step-{n}"), Kind::Map, "pass-map")).collect();
+    assert_eq!(compose(&stage(steps)).unwrap().metadata.steps.len(), 8);
 }
 
 #[test]

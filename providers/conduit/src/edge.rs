@@ -66,7 +66,9 @@ pub struct Edge {
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
     /// Not `from.to`.
-    #[error("{0:?} is not the name of an edge: it is <from>.<to>, each a name")]
+    #[error(
+        "{0:?} is not the name of an edge: it is <from>.<to> or <from>_<arm>.<to>, each a name"
+    )]
     Name(String),
     /// The stream could not be found, made or changed.
     #[error("edge {edge}: stream {stream}: {reason}")]
@@ -100,7 +102,7 @@ pub enum Provision {
 }
 
 impl Edge {
-    /// The edge `name` (`from.to`) of a pipeline.
+    /// The edge `name` of a pipeline: `from.to`, or `from_arm.to` for an arm of a branch.
     ///
     /// # Errors
     ///
@@ -108,7 +110,10 @@ impl Edge {
     pub fn new(lattice: &str, pipeline: &str, name: &str) -> Result<Self, EdgeError> {
         let (from, to) = name
             .split_once('.')
-            .filter(|(from, to)| is_name(from) && is_name(to))
+            .filter(|(from, to)| {
+                let (step, arm) = from.split_once('_').unwrap_or((from, to));
+                is_name(step) && is_name(arm) && is_name(to)
+            })
             .ok_or_else(|| EdgeError::Name(name.to_owned()))?;
         Ok(Self {
             lattice: lattice.to_owned(),
@@ -116,6 +121,12 @@ impl Edge {
             from: from.to_owned(),
             to: to.to_owned(),
         })
+    }
+
+    /// The arm of the branch before it whose messages it takes; `None` for an edge that takes all.
+    #[must_use]
+    pub fn arm(&self) -> Option<&str> {
+        self.from.split_once('_').map(|(_, arm)| arm)
     }
 
     /// Its name, `from.to`.

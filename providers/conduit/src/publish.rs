@@ -7,7 +7,7 @@ use async_nats::jetstream::context::Publish;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use millrace_kit::packed::TRACEPARENT;
-use millrace_kit::regroup::partition;
+use millrace_kit::regroup::{of_arm, partition};
 use millrace_kit::{Backoff, Link, Packed, Sink, WriteError};
 use millrace_settings::edge::{EdgeSettings, WhenFull};
 
@@ -96,6 +96,17 @@ impl Publisher {
 
     async fn publish_to_edge(&self, outlet: &Outlet, batch: &Packed) -> Result<(), WriteError> {
         let edge = &outlet.store.edge;
+        let arm;
+        let batch = match edge.arm() {
+            None => batch,
+            Some(name) => match of_arm(batch, name).map_err(|e| outlet.store.refused(e))? {
+                None => return Ok(()),
+                Some(messages) => {
+                    arm = messages;
+                    &arm
+                }
+            },
+        };
         let Some(count) = partitions(&outlet.store.settings) else {
             return self.publish_to(outlet, edge.subject(), batch).await;
         };

@@ -21,8 +21,8 @@ const NAME_MAX: usize = 40;
 pub struct LinkNames {
     /// The pipeline.
     pub pipeline: String,
-    /// The source, edge or sink; `a.b` for an edge, comma-separated edges for
-    /// a stage's link to the conduit.
+    /// The source, edge or sink; `a.b` for an edge, `a_arm.b` behind a branch,
+    /// comma-separated edges for a stage's link to the conduit.
     pub name: String,
     /// The stage at the other end.
     pub stage: String,
@@ -50,7 +50,7 @@ impl LinkNames {
         };
         Ok(Self {
             pipeline: take("pipeline", is_name)?,
-            name: take("name", |name| name.split(['.', ',']).all(is_name))?,
+            name: take("name", |name| name.split(['.', ',', '_']).all(is_name))?,
             stage: take("stage", is_name)?,
         })
     }
@@ -191,6 +191,7 @@ mod tests {
         };
         assert!(LinkNames::from_flat(&config("line-1", "in")).is_ok());
         assert!(LinkNames::from_flat(&config("line-1", "a.b,a.c")).is_ok());
+        assert!(LinkNames::from_flat(&config("line-1", "sort_high.a,sort_low.a")).is_ok());
         for wrong in ["", ">", "*", "a.b", "A", "1a", "a b", &"a".repeat(41)] {
             assert_eq!(
                 LinkNames::from_flat(&config(wrong, "in")).unwrap_err().field,

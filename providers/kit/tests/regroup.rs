@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use millrace_batch::{Batch, BatchWriter, Fields};
-use millrace_kit::regroup::{partition, partition_of, regroup};
+use millrace_batch::{ARM, Batch, BatchWriter, Fields};
+use millrace_kit::regroup::{of_arm, partition, partition_of, regroup};
 use millrace_kit::{Limits, Packed};
 use proptest::prelude::*;
 
@@ -132,6 +132,26 @@ fn a_damaged_batch_takes_no_other_with_it() {
     assert!(Batch::parse(&damaged).is_err());
     let sizes: Vec<usize> = regroup(group, &LIMITS).iter().map(Packed::messages).collect();
     assert_eq!(sizes, [3, 4, 3, 1, 6]);
+}
+
+#[test]
+fn each_message_is_on_the_edge_of_its_arm_and_none_is_dropped_unseen() {
+    let arms = ["high", "low", "high", "other"];
+    let mut writer = BatchWriter::new([("id", "b0")]).unwrap();
+    for (number, arm) in (0..).zip(arms) {
+        writer.push(&Fields { timestamp: number, ..Fields::default() }, [(ARM, arm)]).unwrap();
+    }
+    let whole = Packed::read(writer.finish().into());
+    for (arm, expected) in [("high", vec![0, 2]), ("low", vec![1]), ("other", vec![3])] {
+        let part = of_arm(&whole, arm).unwrap().unwrap();
+        assert_eq!(part.id(), Some("b0"));
+        assert_eq!(numbers(&[part]), expected);
+    }
+    assert!(of_arm(&whole, "hi").unwrap().is_none());
+    // One that takes no arm would be on no edge.
+    let plain = batch(0, &[1, 1], &mut 0, true);
+    assert!(of_arm(&plain, "high").unwrap_err().contains("takes no arm"));
+    assert!(of_arm(&Packed::read(b"no batch".to_vec().into()), "high").is_err());
 }
 
 /// What waits on an edge was put there by another version: these never change.

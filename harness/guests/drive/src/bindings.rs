@@ -18,6 +18,8 @@ macro_rules! drive {
     };
 }
 
+#[cfg(feature = "branch")]
+drive!("millrace:stage/drive-branch");
 #[cfg(feature = "filter")]
 drive!("millrace:stage/drive-filter");
 #[cfg(feature = "flat-map")]

@@ -5,10 +5,12 @@
 use crate::bindings::millrace::step::types::MessageResult;
 use crate::bindings::millrace::step::types::{Error, MessageParam};
 use crate::run::{Failure, Output};
-#[cfg(any(feature = "map", feature = "flat-map"))]
+#[cfg(not(feature = "filter"))]
 use millrace_batch::Fields;
 use millrace_batch::Message;
 
+#[cfg(feature = "branch")]
+pub use branch::{call, init};
 #[cfg(feature = "filter")]
 pub use filter::{call, init};
 #[cfg(feature = "flat-map")]
@@ -26,7 +28,7 @@ mod map {
     }
 
     #[inline]
-    pub fn call(message: &Message<'_>, output: &mut Output) -> Result<(), Failure> {
+    pub fn call(message: &Message<'_>, output: &mut Output<'_>) -> Result<(), Failure> {
         let headers: Vec<(&str, &str)> = message.headers().collect();
         let returned = map::map(lower(message, &headers))?;
         push(&returned, output)
@@ -43,7 +45,7 @@ mod filter {
     }
 
     #[inline]
-    pub fn call(message: &Message<'_>, output: &mut Output) -> Result<(), Failure> {
+    pub fn call(message: &Message<'_>, output: &mut Output<'_>) -> Result<(), Failure> {
         let headers: Vec<(&str, &str)> = message.headers().collect();
         if filter::filter(lower(message, &headers))? {
             output.keep(message)?;
@@ -62,10 +64,36 @@ mod flat_map {
     }
 
     #[inline]
-    pub fn call(message: &Message<'_>, output: &mut Output) -> Result<(), Failure> {
+    pub fn call(message: &Message<'_>, output: &mut Output<'_>) -> Result<(), Failure> {
         let headers: Vec<(&str, &str)> = message.headers().collect();
         let returned = flat_map::flat_map(lower(message, &headers))?;
         returned.iter().try_for_each(|message| push(message, output))
+    }
+}
+
+#[cfg(feature = "branch")]
+mod branch {
+    use super::*;
+    use crate::bindings::millrace::step::branch;
+    use millrace_batch::ARM;
+
+    pub fn init(configuration: &[(&str, &str)]) -> Result<(), Error> {
+        branch::init(configuration)
+    }
+
+    /// The message as it came, with the arm that it takes. Its edge takes that off again.
+    #[inline]
+    pub fn call(message: &Message<'_>, output: &mut Output<'_>) -> Result<(), Failure> {
+        let headers: Vec<(&str, &str)> = message.headers().collect();
+        let arm = branch::branch(lower(message, &headers))?;
+        if !output.arms().any(|known| known == arm) {
+            let arms: Vec<&str> = output.arms().collect();
+            let (arm, arms) = (crate::letters::shorten(&arm), arms.join(", "));
+            let text = format!("the step has no arm `{arm}`; its arms are {arms}");
+            return Err(Failure::Reject("internal", text));
+        }
+        let own = message.headers().filter(|(name, _)| *name != ARM);
+        output.push(&Fields::from(message), own.chain([(ARM, arm.as_str())]))
     }
 }
 
@@ -85,7 +113,7 @@ fn lower<'a>(message: &Message<'a>, headers: &'a [(&'a str, &'a str)]) -> Messag
 /// Packs a message that the customer returned.
 #[cfg(any(feature = "map", feature = "flat-map"))]
 #[inline]
-fn push(message: &MessageResult, output: &mut Output) -> Result<(), Failure> {
+fn push(message: &MessageResult, output: &mut Output<'_>) -> Result<(), Failure> {
     let fields = Fields {
         timestamp: message.timestamp,
         topic: &message.topic,

@@ -59,19 +59,28 @@ fn init(settings: &Settings) -> Result<(), String> {
 }
 
 /// The batch being made.
-pub struct Output {
+pub struct Output<'a> {
     writer: BatchWriter,
+    settings: &'a Settings,
     /// Greatest record that still fits into a body, in bytes.
     #[cfg_attr(feature = "filter", allow(dead_code, reason = "a filter returns no messages"))]
     max_record: usize,
 }
 
-#[allow(dead_code, reason = "a filter keeps messages, the other kinds push what the step returned")]
-impl Output {
-    fn new(batch: &Batch<'_>, settings: &Settings) -> Result<Self, WriteError> {
+#[allow(
+    dead_code,
+    reason = "a filter keeps messages, the other kinds push them; only a branch has arms"
+)]
+impl<'a> Output<'a> {
+    fn new(batch: &Batch<'_>, settings: &'a Settings) -> Result<Self, WriteError> {
         let writer = BatchWriter::with_capacity(batch.headers(), batch.bytes().len())?;
         let max_record = settings.max_body().saturating_sub(writer.byte_len() + ID_ROOM);
-        Ok(Self { writer, max_record })
+        Ok(Self { writer, settings, max_record })
+    }
+
+    /// The arms of a branch.
+    pub fn arms(&self) -> impl Iterator<Item = &'a str> {
+        self.settings.arms()
     }
 
     /// Adds a message that a step returned.

@@ -9,6 +9,7 @@ const MAX_BODY: usize = 960 * 1024;
 pub struct Settings {
     values: Vec<(String, String)>,
     name_key: String,
+    arms_key: String,
     config_prefix: String,
 }
 
@@ -21,6 +22,7 @@ impl Settings {
         let settings = Self {
             values,
             name_key: format!("step.{position}.name"),
+            arms_key: format!("step.{position}.arms"),
             config_prefix: format!("step.{position}.config."),
         };
         for key in ["pipeline", "stage", &settings.name_key] {
@@ -42,6 +44,13 @@ impl Settings {
     /// Name of the step.
     pub fn step(&self) -> &str {
         self.find(&self.name_key).unwrap_or_default()
+    }
+
+    /// The arms of the step, where it is a branch.
+    #[allow(dead_code, reason = "only a branch has arms")]
+    pub fn arms(&self) -> impl Iterator<Item = &str> {
+        let arms = self.find(&self.arms_key).unwrap_or_default().split(',');
+        arms.filter(|arm| !arm.is_empty())
     }
 
     /// The step's own values, in a fixed order, because the host's order changes from call to call.

@@ -8,6 +8,7 @@
 )]
 
 mod adaptive;
+mod arms;
 mod hold;
 mod lanes;
 mod spill;

@@ -1,0 +1,450 @@
+//! The stages of a plan, wired in memory.
+//!
+//! A [`Session`] is given messages at the sources and carries them on until nothing is waiting: what a stage publishes goes
+//! to its sink or waits on its edges, and each edge hands on in order. What in a lattice is patience (probes, pauses, tries
+//! again) is left out, and its outcome is the same: a message that traps its step, keeps it busy, or has it ask for a retry
+//! each time ends as a dead letter by itself, and the messages beside it go on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::OnceLock;
+
+use millrace_batch::{Batch, BatchWriter, ID, WriteError};
+use millrace_pipeline::{Kind, Output, Plan, RejectKind};
+
+use crate::artifact::{ArtifactError, compose};
+use crate::engine::Engine;
+use crate::host::{LogLine, Setting, Surroundings};
+use crate::message::{DEAD, Message, messages};
+use crate::split::split;
+use crate::stage::{Answer, Outcome, Stage, StageError};
+
+/// Most messages that are given to stages in one session: a pipeline of flat-maps can make any number of one.
+const MESSAGES: usize = 2_000_000;
+
+/// Most log lines of a session that are kept.
+const LINES: usize = 10_000;
+
+/// Why a plan cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A stage has no artifact.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// An artifact does not run.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+}
+
+/// Why a session cannot go on. In a lattice the batch would be tried again for ever, or the message never get in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// A stage does not take its configuration.
+    #[error("stage `{stage}` does not take its configuration: {text}")]
+    Config {
+        /// The stage.
+        stage: String,
+        /// What it says.
+        text: String,
+    },
+    /// A stage gives an answer that it has no reason for here.
+    #[error("stage `{stage}` answers: {text}")]
+    Answer {
+        /// The stage.
+        stage: String,
+        /// What it says.
+        text: String,
+    },
+    /// The plan has no such source.
+    #[error("the pipeline has no source `{0}`")]
+    NoSource(String),
+    /// A message fits into no batch.
+    #[error("message {number} for `{source_name}` cannot be sent: {error}")]
+    TooLarge {
+        /// The source.
+        source_name: String,
+        /// Which of its messages, from 1.
+        number: usize,
+        /// What does not fit.
+        error: WriteError,
+    },
+    /// Messages make more and more of themselves.
+    #[error("the messages became more than {MESSAGES}")]
+    TooMany,
+}
+
+/// A pipeline that can be run in this process.
+#[derive(Debug)]
+pub struct Runtime {
+    engine: Engine,
+    plan: Plan,
+    stages: Vec<Stage>,
+    /// The same with every step by itself, made when it is needed.
+    apart: OnceLock<Box<Runtime>>,
+}
+
+impl Runtime {
+    /// Composes and compiles the stages of a plan.
+    ///
+    /// # Errors
+    ///
+    /// When a component cannot be read or used.
+    pub fn build(engine: &Engine, plan: Plan) -> Result<Self, BuildError> {
+        let stage = |stage: &millrace_pipeline::Stage| -> Result<Stage, BuildError> {
+            let artifact = compose(&plan, stage)?;
+            let config = stage.config(&plan.pipeline);
+            Ok(Stage::load(engine, &stage.name, &artifact.bytes, config)?)
+        };
+        let stages = plan.stages.iter().map(stage).collect::<Result<_, _>>()?;
+        Ok(Self { engine: engine.clone(), plan, stages, apart: OnceLock::new() })
+    }
+
+    /// What is run.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The same pipeline with every step a stage of its own. Made at the first call.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runtime::build`].
+    pub fn apart(&self) -> Result<&Runtime, BuildError> {
+        if let Some(apart) = self.apart.get() {
+            return Ok(apart);
+        }
+        let apart = Self::build(&self.engine, split(&self.plan))?;
+        Ok(self.apart.get_or_init(|| Box::new(apart)))
+    }
+
+    /// Begins a session.
+    #[must_use]
+    pub fn session(&self, setting: &Setting) -> Session<'_> {
+        Session {
+            runtime: self,
+            surroundings: setting.into(),
+            waiting: VecDeque::new(),
+            carried: 0,
+            given: 0,
+            counting: false,
+            run: Run::default(),
+        }
+    }
+
+    fn stage(&self, name: &str) -> Option<usize> {
+        self.plan.stages.iter().position(|stage| stage.name == name)
+    }
+}
+
+/// What came of the messages.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// What came to each sink, in order. One to which nothing came has no entry.
+    pub sinks: BTreeMap<String, Vec<Message>>,
+    /// What was rejected, in order.
+    pub letters: Vec<Letter>,
+    /// What steps logged, in order.
+    pub log: Vec<LogLine>,
+    /// What each stage did, by its name; only where it was asked for.
+    pub(crate) counts: BTreeMap<String, Count>,
+}
+
+/// A dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// The stage.
+    pub stage: String,
+    /// The step.
+    pub step: Option<String>,
+    /// Why: `invalid-argument`, `internal`, `retry`, `trap`, `timeout` or `batch`.
+    pub kind: String,
+    /// The reason.
+    pub text: String,
+    /// The message: as the step saw it where the step refused it, and as its stage was given it where that did not answer.
+    pub message: Message,
+}
+
+/// What a stage of one step did with its messages.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Count {
+    pub(crate) received: usize,
+    pub(crate) passed: usize,
+    pub(crate) dropped: usize,
+    pub(crate) rejected: usize,
+    pub(crate) made: usize,
+}
+
+/// Messages on their way through a pipeline.
+#[derive(Debug)]
+pub struct Session<'r> {
+    runtime: &'r Runtime,
+    surroundings: Surroundings,
+    /// Batches, each with the stage that is next.
+    waiting: VecDeque<(usize, Vec<u8>)>,
+    /// Messages given to stages so far.
+    carried: usize,
+    /// Batches given to sources so far.
+    given: usize,
+    counting: bool,
+    run: Run,
+}
+
+impl Session<'_> {
+    /// Counts what each stage does with its messages. For a plan whose stages have one step.
+    pub(crate) fn count(&mut self) {
+        self.counting = true;
+    }
+
+    /// Gives messages to a source. They wait before its stage in batches as the source would make them.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such source, or a message fits into no batch.
+    pub fn give<'m>(
+        &mut self,
+        source: &str,
+        messages: impl IntoIterator<Item = &'m Message>,
+    ) -> Result<(), RunError> {
+        let planned = self.runtime.plan.sources.iter().find(|planned| planned.name == source);
+        let found = planned.and_then(|p| Some((p, self.runtime.stage(&p.stage)?)));
+        let Some((planned, stage)) = found else {
+            return Err(RunError::NoSource(source.to_owned()));
+        };
+        let most = planned.delivery.batch_messages.as_usize();
+        let bytes = usize::try_from(planned.delivery.batch_bytes.get()).unwrap_or(usize::MAX);
+        let mut writer: Option<BatchWriter> = None;
+        for (index, message) in messages.into_iter().enumerate() {
+            let number = index + 1;
+            let too_large =
+                |error| RunError::TooLarge { source_name: source.to_owned(), number, error };
+            let open = match writer.take() {
+                Some(open) => open,
+                None => self.batch(source).map_err(too_large)?,
+            };
+            let mut open = open;
+            message.push(&mut open).map_err(too_large)?;
+            if open.len() >= most || open.byte_len() >= bytes {
+                self.waiting.push_back((stage, open.finish()));
+            } else {
+                writer = Some(open);
+            }
+        }
+        self.waiting.extend(writer.map(|open| (stage, open.finish())));
+        Ok(())
+    }
+
+    fn batch(&mut self, source: &str) -> Result<BatchWriter, WriteError> {
+        self.given += 1;
+        let id = format!("{source}-{}", self.given);
+        BatchWriter::new([(ID, id.as_str()), ("attempt", "1")])
+    }
+
+    /// Carries everything on until nothing is waiting.
+    ///
+    /// # Errors
+    ///
+    /// When a stage does not take its configuration, or messages become too many.
+    pub fn settle(&mut self) -> Result<(), RunError> {
+        while let Some((stage, body)) = self.waiting.pop_front() {
+            // What a flat-map does with one message can only be seen where it is alone.
+            if self.counting && self.kind(stage) == Some(Kind::FlatMap) {
+                self.each(stage, &body, Self::deliver)?;
+            } else {
+                self.deliver(stage, &body)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the session.
+    #[must_use]
+    pub fn end(self) -> Run {
+        self.run
+    }
+
+    /// What has come of the messages so far.
+    #[must_use]
+    pub fn so_far(&self) -> &Run {
+        &self.run
+    }
+
+    fn kind(&self, stage: usize) -> Option<Kind> {
+        Some(self.runtime.plan.stages.get(stage)?.steps.first()?.kind)
+    }
+
+    /// Every message of a batch by itself.
+    fn each(
+        &mut self,
+        stage: usize,
+        body: &[u8],
+        act: fn(&mut Self, usize, &[u8]) -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
+        let Ok(batch) = Batch::open(body) else { return Ok(()) };
+        for (number, message) in batch.messages().enumerate() {
+            let id = batch.header(ID).map(|id| format!("{id}.{number}"));
+            let kept = batch.headers().filter(|(name, _)| *name != ID);
+            let headers = kept.chain(id.as_deref().map(|id| (ID, id)));
+            // The headers and the message come out of a batch, so they fit into one.
+            let alone = BatchWriter::new(headers).and_then(|mut writer| {
+                writer.push_record(&message)?;
+                Ok(writer.finish())
+            });
+            if let Ok(alone) = alone {
+                act(self, stage, &alone)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, stage: usize, body: &[u8]) -> Result<(), RunError> {
+        let runtime = self.runtime;
+        let (Some(called), Some(planned)) =
+            (runtime.stages.get(stage), runtime.plan.stages.get(stage))
+        else {
+            return Ok(());
+        };
+        let received = Batch::open(body).map_or(0, |batch| batch.len());
+        self.carried = self.carried.saturating_add(received);
+        if self.carried > MESSAGES {
+            return Err(RunError::TooMany);
+        }
+        let Outcome { answer, published, log } = called.call(body, &mut self.surroundings);
+        self.keep(log);
+        let (kind, text) = match answer {
+            Answer::Done => {
+                self.publish(planned, received, published);
+                return Ok(());
+            }
+            Answer::Trap(text) => (RejectKind::Trap.as_str(), text),
+            Answer::Timeout(limit) => {
+                (RejectKind::Timeout.as_str(), format!("no answer within {limit:?}"))
+            }
+            Answer::Refused(text) => match text.split_once(": ") {
+                Some(("retry", text)) => (RejectKind::Retry.as_str(), text.to_owned()),
+                Some(("batch", text)) => ("batch", text.to_owned()),
+                Some(("config", text)) => {
+                    let stage = planned.name.clone();
+                    return Err(RunError::Config { stage, text: text.to_owned() });
+                }
+                _ => return Err(RunError::Answer { stage: planned.name.clone(), text }),
+            },
+        };
+        if received > 1 {
+            // A lattice halves the batch, which comes to the same. Here a call costs little, and one that runs into its time
+            // limit much, so the message is found with one more of those.
+            return self.each(stage, body, Self::deliver);
+        }
+        let step = self.at_fault(planned, body);
+        let counted = self.run.counts.entry(planned.name.clone()).or_default();
+        counted.received += received;
+        counted.rejected += received;
+        let letters = messages(body).into_iter().map(|message| Letter {
+            stage: planned.name.clone(),
+            step: step.clone(),
+            kind: kind.to_owned(),
+            text: text.clone(),
+            message,
+        });
+        self.run.letters.extend(letters);
+        Ok(())
+    }
+
+    /// Which step of a stage does not answer when it is given this message alone: the stage itself cannot say.
+    fn at_fault(&self, stage: &millrace_pipeline::Stage, body: &[u8]) -> Option<String> {
+        if let [only] = stage.steps.as_slice() {
+            return Some(only.name.clone());
+        }
+        let apart = self.runtime.apart().ok()?;
+        let mut surroundings = self.surroundings.clone();
+        let mut bodies = vec![body.to_vec()];
+        for step in &stage.steps {
+            let called = apart.stages.get(apart.stage(&step.name)?)?;
+            let out = format!("{}.out.{}", apart.plan.pipeline, step.name);
+            let mut made = Vec::new();
+            for body in bodies {
+                let outcome = called.call(&body, &mut surroundings);
+                if outcome.answer != Answer::Done {
+                    return Some(step.name.clone());
+                }
+                let published = outcome.published.into_iter();
+                made.extend(published.filter(|(to, _)| *to == out).map(|(_, body)| body));
+            }
+            bodies = made;
+        }
+        None
+    }
+
+    fn keep(&mut self, log: Vec<LogLine>) {
+        let room = LINES.saturating_sub(self.run.log.len());
+        self.run.log.extend(log.into_iter().take(room));
+    }
+
+    /// What a stage has published goes where the plan says.
+    fn publish(
+        &mut self,
+        stage: &millrace_pipeline::Stage,
+        received: usize,
+        published: Vec<(String, Vec<u8>)>,
+    ) {
+        let out = format!("{}.out.{}", self.runtime.plan.pipeline, stage.name);
+        let (mut made, mut rejected) = (0, 0);
+        for (subject, body) in published {
+            if subject == out {
+                made += Batch::open(&body).map_or(0, |batch| batch.len());
+                self.hand_on(stage, body);
+            } else {
+                let letters = letters(&stage.name, &body);
+                rejected += letters.len();
+                self.run.letters.extend(letters);
+            }
+        }
+        if self.counting {
+            let kind = stage.steps.first().map(|step| step.kind);
+            let count = self.run.counts.entry(stage.name.clone()).or_default();
+            let passed = match kind {
+                Some(Kind::FlatMap) => usize::from(made > 0),
+                _ => made,
+            };
+            count.received += received;
+            count.made += made;
+            count.rejected += rejected;
+            count.passed += passed;
+            count.dropped += received.saturating_sub(passed + rejected);
+        }
+    }
+
+    fn hand_on(&mut self, stage: &millrace_pipeline::Stage, body: Vec<u8>) {
+        match &stage.output {
+            Output::Sink(sink) => {
+                self.run.sinks.entry(sink.clone()).or_default().extend(messages(&body));
+            }
+            Output::Edges(names) => {
+                let plan = &self.runtime.plan;
+                let next = names.iter().filter_map(|name| {
+                    let edge = plan.edges.iter().find(|edge| edge.name == *name)?;
+                    let taken = match edge.arm() {
+                        Some(arm) => Batch::open(&body).ok()?.arm(arm).ok()??,
+                        None => body.clone(),
+                    };
+                    Some((self.runtime.stage(&edge.to)?, taken))
+                });
+                self.waiting.extend(next);
+            }
+        }
+    }
+}
+
+/// The dead letters of a batch that a stage published.
+fn letters(stage: &str, body: &[u8]) -> Vec<Letter> {
+    let letter = |message: millrace_batch::Message<'_>| {
+        let said = |what: &str| message.header(&format!("{DEAD}{what}")).map(str::to_owned);
+        Letter {
+            stage: stage.to_owned(),
+            step: said("step"),
+            kind: said("kind").unwrap_or_default(),
+            text: said("text").unwrap_or_default(),
+            message: Message::from(&message),
+        }
+    };
+    Batch::open(body).iter().flat_map(Batch::messages).map(letter).collect()
+}
