@@ -1,83 +1,41 @@
 //! A message by itself, out of its batch.
 
-use millrace_batch::{Batch, BatchWriter, Fields, WriteError};
+use millrace_batch::Batch;
+pub use millrace_batch::OwnedMessage as Message;
 
 /// What headers of dead letters begin with. They belong to the platform, and are no part of the message.
 pub(crate) const DEAD: &str = "millrace-dead-";
 
-/// A message.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Message {
-    /// Event time, nanoseconds since the Unix epoch.
-    pub timestamp: u64,
-    /// Topic.
-    pub topic: String,
-    /// Key.
-    pub key: Option<Vec<u8>>,
-    /// Content type of the payload.
-    pub content_type: Option<String>,
-    /// Headers in order, without those of dead letters.
-    pub headers: Vec<(String, String)>,
-    /// Payload.
-    pub payload: Vec<u8>,
+/// The message without what the platform said of it as a dead letter.
+pub(crate) fn own(message: &millrace_batch::Message<'_>) -> Message {
+    let mut own = Message::from(message);
+    own.headers.retain(|(name, _)| !name.starts_with(DEAD));
+    own
 }
 
-impl From<&millrace_batch::Message<'_>> for Message {
-    fn from(message: &millrace_batch::Message<'_>) -> Self {
-        let own = message.headers().filter(|(name, _)| !name.starts_with(DEAD));
-        Self {
-            timestamp: message.timestamp,
-            topic: message.topic.to_owned(),
-            key: message.key.map(<[u8]>::to_vec),
-            content_type: message.content_type.map(str::to_owned),
-            headers: own.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            payload: message.payload.to_vec(),
-        }
+/// The message on one line, for people: the payload, then what else there is.
+#[must_use]
+pub fn shown(message: &Message) -> String {
+    let mut also = Vec::new();
+    if !message.topic.is_empty() {
+        also.push(format!("topic {}", shown_text(&message.topic)));
     }
-}
-
-impl Message {
-    /// Appends it to a batch.
-    pub(crate) fn push(&self, writer: &mut BatchWriter) -> Result<(), WriteError> {
-        let fields = Fields {
-            timestamp: self.timestamp,
-            topic: &self.topic,
-            content_type: self.content_type.as_deref(),
-            key: self.key.as_deref(),
-            payload: &self.payload,
-        };
-        writer.push(&fields, self.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())))
+    if let Some(key) = &message.key {
+        also.push(format!("key {}", shown_bytes(key)));
     }
-
-    /// Value of the first header of this name.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    if let Some(kind) = &message.content_type {
+        also.push(format!("content-type {}", shown_text(kind)));
     }
-
-    /// The message on one line, for people: the payload, then what else there is.
-    #[must_use]
-    pub fn shown(&self) -> String {
-        let mut also = Vec::new();
-        if !self.topic.is_empty() {
-            also.push(format!("topic {}", shown_text(&self.topic)));
-        }
-        if let Some(key) = &self.key {
-            also.push(format!("key {}", shown_bytes(key)));
-        }
-        if let Some(kind) = &self.content_type {
-            also.push(format!("content-type {}", shown_text(kind)));
-        }
-        for (name, value) in &self.headers {
-            also.push(format!("{}: {}", shown_text(name), shown_text(value)));
-        }
-        let payload = shown_bytes(&self.payload);
-        if also.is_empty() { payload } else { format!("{payload}  ({})", also.join(", ")) }
+    for (name, value) in &message.headers {
+        also.push(format!("{}: {}", shown_text(name), shown_text(value)));
     }
+    let payload = shown_bytes(&message.payload);
+    if also.is_empty() { payload } else { format!("{payload}  ({})", also.join(", ")) }
 }
 
 /// Bytes for people: text if they are, else hexadecimal.
-pub(crate) fn shown_bytes(bytes: &[u8]) -> String {
+#[must_use]
+pub fn shown_bytes(bytes: &[u8]) -> String {
     const SHOWN: usize = 64;
     match std::str::from_utf8(bytes) {
         Ok("") => "\"\"".to_owned(),
@@ -91,7 +49,8 @@ pub(crate) fn shown_bytes(bytes: &[u8]) -> String {
 }
 
 /// A text on one line: shortened, control characters escaped.
-pub(crate) fn shown_text(text: &str) -> String {
+#[must_use]
+pub fn shown_text(text: &str) -> String {
     const SHOWN: usize = 300;
     let mut shown = String::new();
     for c in text.chars().take(SHOWN) {
@@ -106,5 +65,5 @@ pub(crate) fn shown_text(text: &str) -> String {
 /// The messages of a batch. A body that is none has none: whoever calls has made it, or a stage has.
 pub(crate) fn messages(body: &[u8]) -> Vec<Message> {
     let batch = Batch::open(body).ok();
-    batch.iter().flat_map(Batch::messages).map(|message| Message::from(&message)).collect()
+    batch.iter().flat_map(Batch::messages).map(|message| own(&message)).collect()
 }

@@ -14,7 +14,7 @@ use millrace_pipeline::{Kind, Output, Plan, RejectKind};
 use crate::artifact::{ArtifactError, compose};
 use crate::engine::Engine;
 use crate::host::{LogLine, Setting, Surroundings};
-use crate::message::{DEAD, Message, messages};
+use crate::message::{DEAD, Message, messages, own};
 use crate::split::split;
 use crate::stage::{Answer, Outcome, Stage, StageError};
 
@@ -129,6 +129,32 @@ impl Runtime {
             counting: false,
             run: Run::default(),
         }
+    }
+
+    /// One call of the stage behind a source, with these messages as one batch, and no more: nothing is tried again, and
+    /// what the stage publishes goes nowhere.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such source, or a message fits into no batch.
+    pub fn call<'m>(
+        &self,
+        source: &str,
+        messages: impl IntoIterator<Item = &'m Message>,
+        setting: &Setting,
+    ) -> Result<Outcome, RunError> {
+        let planned = self.plan.sources.iter().find(|planned| planned.name == source);
+        let stage = planned.and_then(|p| self.stages.get(self.stage(&p.stage)?));
+        let stage = stage.ok_or_else(|| RunError::NoSource(source.to_owned()))?;
+        let too_large =
+            |number, error| RunError::TooLarge { source_name: source.to_owned(), number, error };
+        let mut writer = BatchWriter::new([(ID, source), ("attempt", "1")])
+            .map_err(|error| too_large(1, error))?;
+        for (index, message) in messages.into_iter().enumerate() {
+            message.push(&mut writer).map_err(|error| too_large(index + 1, error))?;
+        }
+        let body = writer.finish();
+        Ok(stage.call(&body, &mut setting.into()))
     }
 
     fn stage(&self, name: &str) -> Option<usize> {
@@ -420,10 +446,12 @@ impl Session<'_> {
             }
             Output::Edges(names) => {
                 let plan = &self.runtime.plan;
+                // A stage that ends with a branch gives each message an arm, and no other does.
+                let arms = Batch::open(&body).ok().and_then(|batch| batch.by_arm().ok()?);
                 let next = names.iter().filter_map(|name| {
                     let edge = plan.edges.iter().find(|edge| edge.name == *name)?;
                     let taken = match edge.arm() {
-                        Some(arm) => Batch::open(&body).ok()?.arm(arm).ok()??,
+                        Some(arm) => arms.as_ref()?.get(arm)?.clone(),
                         None => body.clone(),
                     };
                     Some((self.runtime.stage(&edge.to)?, taken))
@@ -443,7 +471,7 @@ fn letters(stage: &str, body: &[u8]) -> Vec<Letter> {
             step: said("step"),
             kind: said("kind").unwrap_or_default(),
             text: said("text").unwrap_or_default(),
-            message: Message::from(&message),
+            message: own(&message),
         }
     };
     Batch::open(body).iter().flat_map(Batch::messages).map(letter).collect()

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::compare::{Difference, Lists, Mismatch};
 use crate::host::{LogLine, Setting};
 use crate::json::Rules;
-use crate::message::{Message, shown_bytes, shown_text};
+use crate::message::{Message, shown, shown_bytes, shown_text};
 use crate::runtime::{Letter, Run, RunError, Runtime};
 
 /// What the clocks say unless the test says something else.
@@ -497,7 +497,7 @@ impl<'t> Expected<'t> {
             failures.extend(self.compared(
                 &Place::Sink((*sink).to_owned()),
                 (wanted, Wanted::shown),
-                (got, Message::shown),
+                (got, shown),
                 |wanted, got| wanted.differences(got, &self.rules),
             ));
         }
@@ -609,5 +609,5 @@ fn shown_reject((reject, wanted): &(&TestReject, Wanted<'_>)) -> String {
 }
 
 fn shown_letter(letter: &Letter) -> String {
-    format!("{}: {}: {}", letter.kind, shown_text(&letter.text), letter.message.shown())
+    format!("{}: {}: {}", letter.kind, shown_text(&letter.text), shown(&letter.message))
 }

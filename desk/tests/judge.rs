@@ -317,7 +317,12 @@ fn the_samples_pass_their_tests() {
     let samples = fs::read_dir(root().join("samples")).unwrap();
     let mut tests = 0;
     for sample in samples {
-        let file = sample.unwrap().path().join("pipeline.yaml");
+        let sample = sample.unwrap().path();
+        // Its steps are built first, by `step/tests/three_languages.rs`.
+        if sample.ends_with("three-languages") {
+            continue;
+        }
+        let file = sample.join("pipeline.yaml");
         let loaded = load_files(&file, None, &Options { check_files: true }).unwrap();
         assert!(loaded.findings().is_empty(), "{}", loaded.render(false));
         if loaded.tests().is_empty() {

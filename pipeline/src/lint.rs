@@ -190,13 +190,12 @@ fn steps(pipeline: &Pipeline) -> Vec<Issue> {
 fn arms(step: &Step, path: &Path) -> Vec<Issue> {
     let at = path.key("arms");
     if step.kind != Kind::Branch {
+        if step.arms.is_empty() {
+            return Vec::new();
+        }
         let message = format!("a `{}` has no arms", step.kind);
         let issue = Issue::error("arms", at, Part::Key, message);
-        let unwanted = !step.arms.is_empty();
-        return unwanted
-            .then(|| issue.mend("remove them, or make it a `branch`"))
-            .into_iter()
-            .collect();
+        return vec![issue.mend("remove them, or make it a `branch`")];
     }
     if step.arms.is_empty() {
         let issue = Issue::error("arms", at, Part::Missing, "the branch has no arms");
@@ -313,9 +312,10 @@ fn unknown_inputs(pipeline: &Pipeline) -> (Vec<Issue>, BTreeSet<&str>) {
 fn wrong_arm(step: Option<&Step>, input: &Input, path: Path) -> Option<Issue> {
     let (name, arm) = (input.node(), input.arm());
     let Some(branch) = step.filter(|step| step.kind == Kind::Branch) else {
+        arm?;
         let message = format!("{} is no branch: it has no arms", quoted(name));
         let issue = Issue::error("unknown-arm", path, Part::Value, message);
-        return arm.map(|_| issue.mend(format!("write `{name}`")));
+        return Some(issue.mend(format!("write `{name}`")));
     };
     let arms: Vec<&str> = branch.arms.iter().map(String::as_str).collect();
     let of = |arm: &str| format!("{name}.{arm}");

@@ -199,7 +199,7 @@ impl fmt::Display for Kind {
 #[schemars(deny_unknown_fields)]
 pub struct Input {
     /// Name of a source or step, or `step.arm` for an arm of a branch.
-    #[schemars(with = "schema::Origin")]
+    #[schemars(schema_with = "schema::origin")]
     pub name: String,
     /// Keep messages on disk between the two: true, or settings. What was
     /// accepted then survives a restart, and the two run as stages of their

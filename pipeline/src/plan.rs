@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use millrace_settings::edge::EdgeSettings;
+use millrace_settings::edge::{self, EdgeSettings};
 use millrace_settings::{Delivery, FieldError, Rollout, from_flat, registry};
 use serde::{Deserialize, Serialize};
 
@@ -194,8 +194,7 @@ impl Edge {
     /// The arm of the branch before it whose messages it takes; `None` for an edge that takes all.
     #[must_use]
     pub fn arm(&self) -> Option<&str> {
-        let (from, _) = self.name.split_once('.')?;
-        from.split_once('_').map(|(_, arm)| arm)
+        edge::arm(&self.name)
     }
 }
 
@@ -332,10 +331,7 @@ impl<'a> Graph<'a> {
         // How many steps the stage of each has up to it.
         let mut place: BTreeMap<&str, usize> = BTreeMap::new();
         for step in lint::topological(pipeline) {
-            let before = match graph.inputs(step) {
-                [only] if graph.edge(only, step).is_none() => place.get(only.node()).copied(),
-                _ => None,
-            };
+            let before = graph.calls(step).and_then(|before| place.get(before).copied());
             if before == Some(STEPS_MAX) {
                 graph.cut.insert(step);
             }
@@ -367,6 +363,14 @@ impl<'a> Graph<'a> {
             .map_or(INSTANCES_DEFAULT, |n| n.get())
     }
 
+    /// The source or step that alone calls a step directly, if one does.
+    fn calls(&self, step: &str) -> Option<&'a str> {
+        match self.inputs(step) {
+            [only] if self.edge(only, step).is_none() => Some(only.node()),
+            _ => None,
+        }
+    }
+
     /// Why there must be a durable edge between a node and what comes before
     /// it; nothing if one calls the other directly.
     fn edge(&self, input: &Input, to: &str) -> Option<Reason> {
@@ -395,9 +399,8 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// `from.to`, or `from_arm.to`: no name has an underscore, so the two are told apart everywhere the name goes.
 fn edge_name(input: &Input, to: &str) -> String {
-    format!("{}.{to}", input.name.replace('.', "_"))
+    edge::name(input.node(), input.arm(), to)
 }
 
 struct Builder<'a> {
@@ -456,12 +459,7 @@ impl<'a> Builder<'a> {
         for name in lint::topological(self.graph.pipeline) {
             let Some(step) = self.planned_step(name) else { continue };
             let inputs = self.graph.inputs(name);
-            let fused = match inputs {
-                [only] if self.graph.edge(only, name).is_none() => {
-                    self.tail.get(only.node()).copied()
-                }
-                _ => None,
-            };
+            let fused = self.graph.calls(name).and_then(|before| self.tail.get(before).copied());
             let output = self.output_of(name);
             let index = match fused.and_then(|index| Some((index, self.stages.get_mut(index)?))) {
                 Some((index, stage)) => {

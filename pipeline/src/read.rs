@@ -103,15 +103,26 @@ impl Reader {
     /// the pipeline it is for, and the binding. Gives the binding and the
     /// pipeline's name.
     pub(crate) fn binding_file(&mut self, root: &Node) -> Option<(Binding, Option<String>)> {
+        let (fields, pipeline) = self.file_beside(root, "binding")?;
+        let binding = fields.get("binding").map(|entry| self.binding(&entry.value))?;
+        Some((binding, pipeline))
+    }
+
+    /// The fields of a file that holds one section of a definition, and the
+    /// name of the pipeline that it is for, if it has one.
+    pub(crate) fn file_beside<'t>(
+        &mut self,
+        root: &'t Node,
+        section: &str,
+    ) -> Option<(Fields<'t>, Option<String>)> {
         let top = Path::default();
-        let fields = self.known_fields(root, &top, &["millrace", "pipeline", "binding"])?;
-        self.require(&fields, &top, root.span.start..root.span.start, &["millrace", "binding"]);
+        let fields = self.known_fields(root, &top, &["millrace", "pipeline", section])?;
+        self.require(&fields, &top, root.span.start..root.span.start, &["millrace", section]);
         if let Some(version) = self.text_field(&fields, &top, "millrace") {
             self.issues.extend(crate::lint::language_version(&version));
         }
         let pipeline = self.text_field(&fields, &top, "pipeline");
-        let binding = fields.get("binding").map(|entry| self.binding(&entry.value))?;
-        Some((binding, pipeline))
+        Some((fields, pipeline))
     }
 
     fn sources(&mut self, node: &Node) -> BTreeMap<String, Source> {
@@ -295,16 +306,7 @@ impl Reader {
 
     /// Scalars for a component, as the author wrote them.
     fn config(&mut self, node: &Node, path: &Path) -> BTreeMap<String, String> {
-        let Value::Map(entries) = &node.value else {
-            self.wrong_type(node, path, "a mapping of names to values");
-            return BTreeMap::new();
-        };
-        let mut config = BTreeMap::new();
-        for entry in self.unique(entries, path).entries {
-            if let Value::Scalar(text) = &entry.value.value {
-                config.insert(entry.key.clone(), text.clone());
-                continue;
-            }
+        self.scalars(node, path, |entry, path| {
             let message = format!(
                 "a config value is a string, a number, true or false, and {} is {}",
                 quoted(&entry.key),
@@ -316,10 +318,31 @@ impl Reader {
                     "give each value a name of its own, or write the structure as one quoted string"
                 }
             };
-            let issue = Issue::error("config-value", path.key(&entry.key), Part::Key, message);
-            self.note(issue.mend(mend).at(entry.key_span.clone()));
+            Issue::error("config-value", path, Part::Key, message).mend(mend)
+        })
+    }
+
+    /// A mapping from names to single values, as the author wrote them. `wrong`
+    /// says what is to be said of a value that is none.
+    pub(crate) fn scalars(
+        &mut self,
+        node: &Node,
+        path: &Path,
+        wrong: fn(&Entry, Path) -> Issue,
+    ) -> BTreeMap<String, String> {
+        let Value::Map(entries) = &node.value else {
+            self.wrong_type(node, path, "a mapping of names to values");
+            return BTreeMap::new();
+        };
+        let mut scalars = BTreeMap::new();
+        for entry in self.unique(entries, path).entries {
+            if let Value::Scalar(text) = &entry.value.value {
+                scalars.insert(entry.key.clone(), text.clone());
+                continue;
+            }
+            self.note(wrong(entry, path.key(&entry.key)).at(entry.key_span.clone()));
         }
-        config
+        scalars
     }
 
     fn binding(&mut self, node: &Node) -> Binding {
@@ -444,7 +467,8 @@ impl Reader {
                 let path = path.key(&entry.key);
                 let inside = matches!(entry.value.value, Value::List(_) | Value::Map(_));
                 let text = match inside && structured.contains(&entry.key) {
-                    true => self.structure(&entry.value, &path).to_string(),
+                    // What its scalars mean depends on the field.
+                    true => self.json(&entry.value, &path, |_, text| text.into()).to_string(),
                     false => self.text(&entry.value, &path)?,
                 };
                 Some((entry.key.clone(), text))
@@ -452,21 +476,25 @@ impl Reader {
             .collect()
     }
 
-    /// A list or mapping as JSON, its scalars as text: what they mean depends
-    /// on the field.
-    fn structure(&mut self, node: &Node, path: &Path) -> serde_json::Value {
+    /// A value as JSON. `scalar` says what a single one is.
+    pub(crate) fn json(
+        &mut self,
+        node: &Node,
+        path: &Path,
+        scalar: fn(&Node, &str) -> serde_json::Value,
+    ) -> serde_json::Value {
         match &node.value {
             Value::Null => serde_json::Value::Null,
-            Value::Scalar(text) => text.clone().into(),
+            Value::Scalar(text) => scalar(node, text),
             Value::List(items) => items
                 .iter()
                 .enumerate()
-                .map(|(index, item)| self.structure(item, &path.index(index)))
+                .map(|(index, item)| self.json(item, &path.index(index), scalar))
                 .collect(),
             Value::Map(entries) => {
                 let unique = self.unique(entries, path).entries;
                 let field =
-                    |e: &&Entry| (e.key.clone(), self.structure(&e.value, &path.key(&e.key)));
+                    |e: &&Entry| (e.key.clone(), self.json(&e.value, &path.key(&e.key), scalar));
                 unique.iter().map(field).collect()
             }
         }

@@ -19,13 +19,7 @@ impl Reader {
         &mut self,
         root: &Node,
     ) -> Option<(BTreeMap<String, Test>, Option<String>)> {
-        let top = Path::default();
-        let fields = self.known_fields(root, &top, &["millrace", "pipeline", "tests"])?;
-        self.require(&fields, &top, root.span.start..root.span.start, &["millrace", "tests"]);
-        if let Some(version) = self.text_field(&fields, &top, "millrace") {
-            self.issues.extend(crate::lint::language_version(&version));
-        }
-        let pipeline = self.text_field(&fields, &top, "pipeline");
+        let (fields, pipeline) = self.file_beside(root, "tests")?;
         Some((self.tests(&fields), pipeline))
     }
 
@@ -152,7 +146,7 @@ impl Reader {
             ("file", _) => self.text(&first.value, &at).map(Payload::File),
             (_, Value::Scalar(text)) => Some(Payload::Text(text.clone())),
             (_, Value::List(_) | Value::Map(_)) => {
-                Some(Payload::Json(self.json(&first.value, &at)))
+                Some(Payload::Json(self.json(&first.value, &at, scalar)))
             }
             (_, Value::Null) => {
                 let message = "`payload` has no value";
@@ -164,52 +158,26 @@ impl Reader {
         }
     }
 
-    /// A value as JSON: without quotes `true`, `false`, `null` and what JSON
-    /// takes for a number are that, and everything else is text.
-    fn json(&mut self, node: &Node, path: &Path) -> serde_json::Value {
-        match &node.value {
-            Value::Null => serde_json::Value::Null,
-            Value::Scalar(text) if node.plain => match text.as_str() {
-                "true" => true.into(),
-                "false" => false.into(),
-                text => match serde_json::from_str::<serde_json::Number>(text) {
-                    Ok(number) => number.into(),
-                    Err(_) => text.into(),
-                },
-            },
-            Value::Scalar(text) => text.clone().into(),
-            Value::List(items) => items
-                .iter()
-                .enumerate()
-                .map(|(index, item)| self.json(item, &path.index(index)))
-                .collect(),
-            Value::Map(entries) => {
-                let unique = self.unique(entries, path).entries;
-                unique
-                    .iter()
-                    .map(|e| (e.key.clone(), self.json(&e.value, &path.key(&e.key))))
-                    .collect()
-            }
-        }
-    }
-
     fn header_values(&mut self, node: &Node, path: &Path) -> BTreeMap<String, String> {
-        let Value::Map(entries) = &node.value else {
-            self.wrong_type(node, path, "a mapping of names to values");
-            return BTreeMap::new();
-        };
-        let mut headers = BTreeMap::new();
-        for entry in self.unique(entries, path).entries {
-            if let Value::Scalar(text) = &entry.value.value {
-                headers.insert(entry.key.clone(), text.clone());
-                continue;
-            }
+        self.scalars(node, path, |entry, path| {
             let message =
                 format!("a header is text, and {} is {}", quoted(&entry.key), found(&entry.value));
-            let issue = Issue::error("wrong-type", path.key(&entry.key), Part::Key, message);
-            let mend = "write its value in quotes: \"\" for an empty one";
-            self.note(issue.mend(mend).at(entry.key_span.clone()));
-        }
-        headers
+            Issue::error("wrong-type", path, Part::Key, message)
+                .mend("write its value in quotes: \"\" for an empty one")
+        })
+    }
+}
+
+/// Without quotes `true`, `false` and what JSON takes for a number are that,
+/// and everything else is text.
+fn scalar(node: &Node, text: &str) -> serde_json::Value {
+    match text {
+        _ if !node.plain => text.into(),
+        "true" => true.into(),
+        "false" => false.into(),
+        _ => match serde_json::from_str::<serde_json::Number>(text) {
+            Ok(number) => number.into(),
+            Err(_) => text.into(),
+        },
     }
 }

@@ -116,20 +116,8 @@ impl JsonSchema for Name {
 }
 
 /// What messages are taken from: a name, or a branch's name and that of an arm.
-pub(crate) struct Origin;
-
-impl JsonSchema for Origin {
-    fn schema_name() -> Cow<'static, str> {
-        "Origin".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}(\\.[a-z][a-z0-9-]{0,39})?$" })
-    }
+pub(crate) fn origin(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}(\\.[a-z][a-z0-9-]{0,39})?$" })
 }
 
 pub(crate) fn language_version(_: &mut SchemaGenerator) -> Schema {
@@ -163,7 +151,7 @@ pub(crate) fn arms(generator: &mut SchemaGenerator) -> Schema {
 }
 
 pub(crate) fn inputs(generator: &mut SchemaGenerator) -> Schema {
-    let name = generator.subschema_for::<Origin>();
+    let name = origin(generator);
     let input = generator.subschema_for::<Input>();
     json_schema!({ "anyOf": [
         name,

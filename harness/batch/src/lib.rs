@@ -22,12 +22,14 @@
 
 mod error;
 mod layout;
+mod owned;
 mod read;
 mod rewrite;
 mod write;
 
 pub use error::{Field, Problem, ReadError, WriteError};
 pub use layout::{is_batch, MAGIC, MAX_BATCH_BYTES, MAX_HEADER_BLOCK, MAX_NAME, VERSION};
+pub use owned::OwnedMessage;
 pub use read::{Batch, Headers, Message, Messages, TryMessages};
 pub use rewrite::{wrap_raw, Halves, ARM, ENTER, ID, PROBE};
 pub use write::{BatchWriter, Fields, Mark};

@@ -1,5 +1,7 @@
 //! Whole-batch work that never looks into a message: other headers, halves, several made one, a raw body made a batch.
 
+use std::collections::btree_map::{BTreeMap, Entry};
+
 use crate::error::WriteError;
 use crate::read::Batch;
 use crate::write::{BatchWriter, Fields};
@@ -88,21 +90,6 @@ impl Batch<'_> {
         Ok(Some(writer.finish()))
     }
 
-    /// The messages of one arm, without the header that says so, as a batch; `None` when there are none. Names that are not
-    /// there are not arms: a message without the header is in none.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError`]; but a part of a batch fits.
-    pub fn arm(&self, arm: &str) -> Result<Option<Vec<u8>>, WriteError> {
-        let mut writer = BatchWriter::with_capacity(self.headers(), 0)?;
-        for message in self.messages().filter(|message| message.header(ARM) == Some(arm)) {
-            let own = message.headers().filter(|(name, _)| *name != ARM);
-            writer.push(&Fields::from(&message), own)?;
-        }
-        Ok((!writer.is_empty()).then(|| writer.finish()))
-    }
-
     fn part(&self, suffix: &str, records: &[u8], count: u32) -> Result<Vec<u8>, WriteError> {
         let id = self.header(ID).map(|id| format!("{id}.{suffix}"));
         let set: Vec<(&str, &str)> = id.as_deref().map(|id| (ID, id)).into_iter().collect();
@@ -122,6 +109,28 @@ impl Batch<'_> {
     /// Bounded by the format: the header holds it in 32 bits.
     fn count(&self) -> u32 {
         self.len() as u32
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// The messages of each arm, without the header that says so, as a batch with the batch headers of this one, because an
+    /// edge has the messages of one arm. `None` when a message takes no arm: the batch has passed no branch.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; but a part of a batch fits.
+    pub fn by_arm(&self) -> Result<Option<BTreeMap<&'a str, Vec<u8>>>, WriteError> {
+        let mut arms: BTreeMap<&'a str, BatchWriter> = BTreeMap::new();
+        for message in self.messages() {
+            let Some(arm) = message.header(ARM) else { return Ok(None) };
+            let writer = match arms.entry(arm) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(new) => new.insert(BatchWriter::new(self.headers())?),
+            };
+            let own = message.headers().filter(|(name, _)| *name != ARM);
+            writer.push(&Fields::from(&message), own)?;
+        }
+        Ok(Some(arms.into_iter().map(|(arm, writer)| (arm, writer.finish())).collect()))
     }
 }
 

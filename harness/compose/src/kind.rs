@@ -57,7 +57,7 @@ impl Kind {
     /// Whether this version of the platform runs steps of this kind.
     #[must_use]
     pub const fn is_driven(self) -> bool {
-        matches!(self, Self::Map | Self::Filter | Self::FlatMap | Self::Branch)
+        crate::harness::drive(self).is_some()
     }
 }
 

@@ -82,13 +82,13 @@ fn a_branch_says_which_arm_a_message_takes_and_changes_nothing() {
     }
 
     // What an edge of an arm takes of it is what came in.
-    let low = output.arm("low").unwrap().unwrap();
-    let low = Batch::parse(&low).unwrap();
+    let arms = output.by_arm().unwrap().unwrap();
+    let low = Batch::parse(&arms["low"]).unwrap();
     assert_eq!(low.header("id"), Some("b1"));
     let numbers: Vec<_> = low.messages().map(|message| message.timestamp).collect();
     assert_eq!(numbers, [0, 3]);
     assert!(low.messages().all(|message| message.headers().eq([("unit", "percent")])));
-    assert_eq!(output.arm("broken").unwrap(), None);
+    assert_eq!(arms.get("broken"), None);
 }
 
 #[test]

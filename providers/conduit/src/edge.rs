@@ -126,7 +126,7 @@ impl Edge {
     /// The arm of the branch before it whose messages it takes; `None` for an edge that takes all.
     #[must_use]
     pub fn arm(&self) -> Option<&str> {
-        self.from.split_once('_').map(|(_, arm)| arm)
+        millrace_settings::edge::arm(&self.from)
     }
 
     /// Its name, `from.to`.

@@ -1,13 +1,13 @@
 //! The sink half: batches of a stage onto its edges.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_nats::jetstream::context::Publish;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use millrace_kit::packed::TRACEPARENT;
-use millrace_kit::regroup::{of_arm, partition};
+use millrace_kit::regroup::{by_arm, partition};
 use millrace_kit::{Backoff, Link, Packed, Sink, WriteError};
 use millrace_settings::edge::{EdgeSettings, WhenFull};
 
@@ -88,7 +88,23 @@ impl Publisher {
     }
 
     async fn publish_to_all(&self, batch: &Packed) -> Result<(), WriteError> {
-        let publishes = self.edges.iter().map(|outlet| self.publish_to_edge(outlet, batch));
+        // Parted once, and only behind a branch.
+        let arms = LazyLock::new(|| by_arm(batch));
+        let publishes = self.edges.iter().map(|outlet| {
+            let taken = match outlet.store.edge.arm() {
+                None => Ok(Some(batch)),
+                Some(arm) => match &*arms {
+                    Ok(arms) => Ok(arms.get(arm)),
+                    Err(error) => Err(outlet.store.refused(error)),
+                },
+            };
+            async move {
+                match taken? {
+                    Some(batch) => self.publish_to_edge(outlet, batch).await,
+                    None => Ok(()),
+                }
+            }
+        });
         // All of them to the end, also after an error: the repeat finds what
         // went through already there and is dropped.
         join_all(publishes).await.into_iter().collect()
@@ -96,17 +112,6 @@ impl Publisher {
 
     async fn publish_to_edge(&self, outlet: &Outlet, batch: &Packed) -> Result<(), WriteError> {
         let edge = &outlet.store.edge;
-        let arm;
-        let batch = match edge.arm() {
-            None => batch,
-            Some(name) => match of_arm(batch, name).map_err(|e| outlet.store.refused(e))? {
-                None => return Ok(()),
-                Some(messages) => {
-                    arm = messages;
-                    &arm
-                }
-            },
-        };
         let Some(count) = partitions(&outlet.store.settings) else {
             return self.publish_to(outlet, edge.subject(), batch).await;
         };

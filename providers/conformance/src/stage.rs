@@ -6,49 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millrace_batch::{Batch, BatchWriter, Fields, Message};
+use millrace_batch::{Batch, BatchWriter, OwnedMessage};
 use millrace_kit::{CallError, DeadLetters, Stage, WriteError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// A message as a stage saw it, or as a sink is given it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Nanoseconds since the Unix epoch.
-    pub timestamp: u64,
-    /// Topic.
-    pub topic: String,
-    /// Key.
-    pub key: Option<Vec<u8>>,
-    /// Content type.
-    pub content_type: Option<String>,
-    /// Headers, in their order.
-    pub headers: Vec<(String, String)>,
-    /// Payload.
-    pub payload: Vec<u8>,
-}
-
-impl Seen {
-    fn of(message: &Message<'_>) -> Self {
-        Self {
-            timestamp: message.timestamp,
-            topic: message.topic.to_owned(),
-            key: message.key.map(<[u8]>::to_vec),
-            content_type: message.content_type.map(str::to_owned),
-            headers: message
-                .headers()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-            payload: message.payload.to_vec(),
-        }
-    }
-
-    /// The value of a header.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-}
+pub type Seen = OwnedMessage;
 
 /// A packed batch of these messages.
 ///
@@ -58,15 +22,7 @@ impl Seen {
 pub fn pack(id: &str, messages: &[Seen]) -> anyhow::Result<Bytes> {
     let mut writer = BatchWriter::new([(millrace_batch::ID, id)])?;
     for message in messages {
-        let fields = Fields {
-            timestamp: message.timestamp,
-            topic: &message.topic,
-            content_type: message.content_type.as_deref(),
-            key: message.key.as_deref(),
-            payload: &message.payload,
-        };
-        let headers = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        writer.push(&fields, headers)?;
+        message.push(&mut writer)?;
     }
     Ok(writer.finish().into())
 }
@@ -158,7 +114,7 @@ impl Stage for TestStage {
         Box::pin(async move {
             let read = Batch::parse(&batch).map_err(|e| CallError::Batch(e.to_string()))?;
             self.calls.lock().push(Call {
-                messages: read.messages().map(|message| Seen::of(&message)).collect(),
+                messages: read.messages().map(|message| Seen::from(&message)).collect(),
                 headers: read
                     .headers()
                     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -175,7 +131,7 @@ impl Stage for TestStage {
             match fails {
                 Ok(_) => Err(CallError::Downstream("refused by the check".to_owned())),
                 Err(_) => {
-                    self.safe.lock().extend(read.messages().map(|message| Seen::of(&message)));
+                    self.safe.lock().extend(read.messages().map(|message| Seen::from(&message)));
                     Ok(())
                 }
             }
@@ -201,7 +157,7 @@ impl DeadLetters for TestDeadLetters {
     fn accept(&self, letters: Bytes) -> BoxFuture<'_, Result<(), WriteError>> {
         let read = Batch::parse(&letters).map_err(|e| WriteError::Unreadable(e.to_string()));
         let result = read.map(|batch| {
-            self.letters.lock().extend(batch.messages().map(|message| Seen::of(&message)));
+            self.letters.lock().extend(batch.messages().map(|message| Seen::from(&message)));
         });
         Box::pin(std::future::ready(result))
     }

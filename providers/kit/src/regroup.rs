@@ -5,7 +5,9 @@
 //! of and on nothing else. So the same batches regrouped in the same way, after
 //! a crash for example, are known as repeats by the next durable edge.
 
-use millrace_batch::{ARM, Batch, BatchWriter, ID};
+use std::collections::BTreeMap;
+
+use millrace_batch::{Batch, BatchWriter, ID};
 use sha2::{Digest, Sha256};
 
 use crate::inlet::Limits;
@@ -115,19 +117,17 @@ pub fn partition_of(key: Option<&[u8]>, topic: &str, count: u16) -> u16 {
     u16::try_from(hash % u64::from(count.max(1))).unwrap_or_default()
 }
 
-/// The messages of a batch that take this arm of a branch, as a batch of the same id, because each edge has the messages of
-/// one arm; `None` when there are none.
+/// The messages of a batch by the arm of a branch that they take, each part a batch of the same id.
 ///
 /// # Errors
 ///
 /// When the batch cannot be read, or has messages that take no arm: it has passed no branch.
-pub fn of_arm(batch: &Packed, arm: &str) -> Result<Option<Packed>, String> {
+pub fn by_arm(batch: &Packed) -> Result<BTreeMap<String, Packed>, String> {
     let whole = Batch::parse(batch.body()).map_err(|error| error.to_string())?;
-    if whole.messages().any(|message| message.header(ARM).is_none()) {
-        return Err("a message takes no arm: its stage does not end with a branch".to_owned());
-    }
-    let part = whole.arm(arm).map_err(|error| error.to_string())?;
-    Ok(part.map(|part| Packed::read(part.into())))
+    let arms = whole.by_arm().map_err(|error| error.to_string())?;
+    let arms = arms.ok_or("a message takes no arm: its stage does not end with a branch")?;
+    let part = |(arm, part): (&str, Vec<u8>)| (arm.to_owned(), Packed::read(part.into()));
+    Ok(arms.into_iter().map(part).collect())
 }
 
 /// The messages of a batch by partition, each part a batch with `/<partition>`

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use millrace_batch::{ARM, Batch, BatchWriter, Fields};
-use millrace_kit::regroup::{of_arm, partition, partition_of, regroup};
+use millrace_kit::regroup::{by_arm, partition, partition_of, regroup};
 use millrace_kit::{Limits, Packed};
 use proptest::prelude::*;
 
@@ -142,16 +142,17 @@ fn each_message_is_on_the_edge_of_its_arm_and_none_is_dropped_unseen() {
         writer.push(&Fields { timestamp: number, ..Fields::default() }, [(ARM, arm)]).unwrap();
     }
     let whole = Packed::read(writer.finish().into());
+    let parts = by_arm(&whole).unwrap();
     for (arm, expected) in [("high", vec![0, 2]), ("low", vec![1]), ("other", vec![3])] {
-        let part = of_arm(&whole, arm).unwrap().unwrap();
+        let part = parts[arm].clone();
         assert_eq!(part.id(), Some("b0"));
         assert_eq!(numbers(&[part]), expected);
     }
-    assert!(of_arm(&whole, "hi").unwrap().is_none());
+    assert!(!parts.contains_key("hi"));
     // One that takes no arm would be on no edge.
     let plain = batch(0, &[1, 1], &mut 0, true);
-    assert!(of_arm(&plain, "high").unwrap_err().contains("takes no arm"));
-    assert!(of_arm(&Packed::read(b"no batch".to_vec().into()), "high").is_err());
+    assert!(by_arm(&plain).unwrap_err().contains("takes no arm"));
+    assert!(by_arm(&Packed::read(b"no batch".to_vec().into())).is_err());
 }
 
 /// What waits on an edge was put there by another version: these never change.

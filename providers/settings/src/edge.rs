@@ -13,6 +13,24 @@ use crate::values::{Bytes, Count, Duration};
 /// Key of the comma-separated names of the edges a stage publishes to.
 pub const EDGES: &str = "edges";
 
+/// Between a branch and its arm in the name of an edge: no name has it, so the two are told apart wherever it goes.
+const ARM: char = '_';
+
+/// Name of the edge between two: `from.to`, or `from_arm.to` for an arm of a branch.
+#[must_use]
+pub fn name(from: &str, arm: Option<&str>, to: &str) -> String {
+    match arm {
+        None => format!("{from}.{to}"),
+        Some(arm) => format!("{from}{ARM}{arm}.{to}"),
+    }
+}
+
+/// The arm in the name of an edge, or in the first half of it; `None` for an edge that takes all messages.
+#[must_use]
+pub fn arm(name: &str) -> Option<&str> {
+    name.split('.').next()?.split_once(ARM).map(|(_, arm)| arm)
+}
+
 /// What an edge does when it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
