@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use wadm::config::WadmConfig;
 use wasmcloud_host::{WasmbusHost, WasmbusHostConfig};
 
-use crate::{Args, identity, nats, rollouts};
+use crate::{Args, beside_wadm, identity, nats};
 
 /// Threads of the host beyond one a core: each may be held by a spinning component until its time is up.
 const SPARE_THREADS: usize = 6;
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let host = if args.no_host { None } else { Some(start_host(args)?) };
 
     let wadm = wadm.map(|running| {
-        let watch = rollouts::watch(args.nats_url.clone(), args.lattice.clone());
+        let watch = beside_wadm::watch(args.nats_url.clone(), args.lattice.clone());
         [control.spawn(keep_wadm(wadm_config(args), running)), control.spawn(watch)]
     });
     control.block_on(until_told(parent))?;

@@ -6,13 +6,13 @@
 //! - [`nats`]: a check of the server first, with an error that says what to do;
 //! - [`lattice`]: the host on a runtime of its own with spare threads (a spinning component holds one until its time
 //!   is up), wadm on another, so that the one cannot starve the other; wadm is started again when it ends;
-//! - [`rollouts`]: new versions are judged, and rolled back, by a process that stays.
+//! - [`beside_wadm`]: new versions are judged, and rolled back, and what wadm lost sight of is asked for again.
 
+mod beside_wadm;
 mod identity;
 mod lattice;
 mod limits;
 mod nats;
-mod rollouts;
 
 use std::io::IsTerminal as _;
 use std::os::unix::process::CommandExt as _;
@@ -55,6 +55,10 @@ struct Args {
     limits: limits::Limits,
 }
 
+/// Log lines that are shown unless `RUST_LOG` says otherwise. wadm warns at each list that it is asked for over the subject
+/// that its own client uses.
+const LOGGED: &str = "warn,wadm::server=error,millrace_host=info";
+
 const EXAMPLES: &str = "\
 Examples:
   millrace-host                                      # lattice `default` on the local NATS server
@@ -63,7 +67,7 @@ Examples:
   millrace-host --no-host                            # wadm alone, in a process of its own
   millrace-host --max-memory-mib 64 --max-call-seconds 5
 
-Log lines go to standard error; RUST_LOG chooses them (default: warn,millrace_host=info).";
+Log lines go to standard error; RUST_LOG chooses them (default: warn,wadm::server=error,millrace_host=info).";
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -97,8 +101,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
-            EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| EnvFilter::new("warn,millrace_host=info")),
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED)),
         )
         .init();
     match lattice::run(&args) {

@@ -11,11 +11,13 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::TryStreamExt as _;
 use millrace_peers::NatsServer;
 use millrace_platform::find;
 use millrace_tests::{ALERTS, LATTICE, Machine, Plant, hot, millrace, reading};
+use wasmcloud_control_interface::ClientBuilder;
 use wasmcloud_core::InterfaceLinkDefinition;
 use wasmcloud_core::rpc::link_del_subject;
 
@@ -166,6 +168,118 @@ async fn a_provider_that_misses_a_link_takes_it_up_from_the_lattice() {
 
     alerts.wait_for(&hot(0..1200), PATIENCE).await;
     assert!(plant.log().contains("took up a link that the host's messages missed"));
+    plant.stop().await;
+}
+
+/// wadm is given a deletion once more that it had carried out before the pipeline was deployed: so it is after nats-server
+/// went away before the first was acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_wadm_has_lost_sight_of_is_deployed_again() {
+    let plant = Plant::start().await;
+    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
+    let alerts = plant.collect("plant/alerts").await;
+    let mut machine = Machine::connect(&plant);
+    machine.readings(0..100, 200).await;
+
+    let nats = async_nats::connect(plant.nats_url()).await.unwrap();
+    let deletion = serde_json::json!({ "DeleteScalers": "alerts" }).to_string();
+    let subject = format!("wadm.notify.{LATTICE}");
+    let jetstream = async_nats::jetstream::new(nats);
+    jetstream.publish(subject, deletion.into()).await.unwrap().await.unwrap();
+    let runs = async || plant.millrace(&["pipeline", "status", "alerts"]).await;
+    let start = Instant::now();
+    while runs().await.code == 0 {
+        assert!(start.elapsed() < PATIENCE, "wadm took no notice of the deletion");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    machine.readings(100..300, 200).await;
+    machine.acknowledged().await;
+    alerts.wait_for(&hot(0..300), PATIENCE).await;
+    let status = runs().await;
+    assert_eq!(status.code, 0, "{status:?}");
+    assert!(plant.log().contains("wadm is asked to deploy it again"), "{}", plant.log());
+    plant.stop().await;
+}
+
+/// wadm deletes the configuration of a stage, and writes it anew, when it is given once more what it has done already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_keeps_its_configuration_when_it_is_deleted_in_the_lattice() {
+    let plant = Plant::start().await;
+    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
+    let alerts = plant.collect("plant/alerts").await;
+    let mut machine = Machine::connect(&plant);
+    machine.readings(0..100, 200).await;
+
+    let nats = async_nats::connect(plant.nats_url()).await.unwrap();
+    let bucket = format!("CONFIGDATA_{LATTICE}");
+    let configs = async_nats::jetstream::new(nats).get_key_value(bucket).await.unwrap();
+    let keys: Vec<String> = configs.keys().await.unwrap().try_collect().await.unwrap();
+    let of_stages: Vec<&String> = keys.iter().filter(|key| key.contains("-stage_")).collect();
+    assert_eq!(of_stages.len(), 2, "{keys:?}");
+    for key in of_stages {
+        configs.delete(key).await.unwrap();
+    }
+
+    machine.readings(100..500, 200).await;
+    machine.acknowledged().await;
+    alerts.wait_for(&hot(0..500), PATIENCE).await;
+    let status = plant.millrace(&["pipeline", "status", "alerts"]).await;
+    assert!(!status.stdout.contains("\"config\""), "a call failed for want of it: {status:?}");
+    plant.stop().await;
+}
+
+/// A host starts a stage that wadm had told it to start before it was told to undeploy the pipeline: wadm knows nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_wadm_does_not_know_of_is_stopped_with_its_pipeline() {
+    let plant = Plant::start().await;
+    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
+    let nats = async_nats::connect(plant.nats_url()).await.unwrap();
+    let control = ClientBuilder::new(nats.clone()).lattice(LATTICE).build();
+    let host = control.get_hosts().await.unwrap().remove(0).into_data().unwrap();
+    let inventory = async || {
+        control
+            .get_host_inventory(host.id())
+            .await
+            .unwrap()
+            .into_data()
+            .unwrap()
+            .components()
+            .clone()
+    };
+    let running = inventory().await;
+    assert_eq!(running.len(), 2);
+    let stage = &running[0];
+
+    // For wadm it is gone, and then it is started.
+    let deletion = serde_json::json!({ "DeleteScalers": "alerts" }).to_string();
+    let jetstream = async_nats::jetstream::new(nats);
+    let subject = format!("wadm.notify.{LATTICE}");
+    jetstream.publish(subject, deletion.into()).await.unwrap().await.unwrap();
+    let start = Instant::now();
+    while !inventory().await.is_empty() {
+        assert!(start.elapsed() < PATIENCE, "wadm took no notice of the deletion");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let annotations = stage.annotations().cloned();
+    let started = control.scale_component(
+        host.id(),
+        stage.image_ref(),
+        stage.id(),
+        1,
+        annotations,
+        Vec::new(),
+        false,
+    );
+    assert!(started.await.unwrap().succeeded());
+    while inventory().await.is_empty() {
+        assert!(start.elapsed() < PATIENCE, "the host does not start it");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let undeployed = plant.millrace(&["pipeline", "undeploy", "alerts"]).await;
+    assert_eq!(undeployed.code, 0, "{undeployed:?}\n{}", plant.log());
+    assert!(inventory().await.is_empty());
     plant.stop().await;
 }
 

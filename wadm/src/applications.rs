@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use wadm_client::error::ClientError;
 use wadm_types::Manifest;
-use wadm_types::api::{StatusType, VersionInfo};
+use wadm_types::api::{ModelSummary, StatusType, VersionInfo};
 use wasmcloud_control_interface::{Client as Control, ClientBuilder};
 
 use crate::manifest::{provider_application, shared_applications};
@@ -17,6 +17,9 @@ const AUCTION: Duration = Duration::from_millis(600);
 
 /// A deployment of which nothing runs after this time is asked for again.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(4);
+
+/// A stage that runs for so long after wadm was told to undeploy its pipeline, wadm does not know of.
+const LATE: Duration = Duration::from_secs(10);
 
 /// Between two looks while waiting.
 const POLL: Duration = Duration::from_millis(150);
@@ -106,6 +109,36 @@ pub enum WadmError {
     },
 }
 
+impl WadmError {
+    /// Whether there may be another answer when nats-server or wadm has started again.
+    const fn may_pass(&self) -> bool {
+        matches!(self, Self::NoAnswer { .. } | Self::Refused { .. } | Self::Rollouts { .. })
+    }
+}
+
+/// Whoever waits for something bears for so long with a platform that does not answer.
+const AWAY: Duration = Duration::from_secs(30);
+
+/// Asks until there is an answer, as one that waits does: nats-server may start again meanwhile.
+///
+/// # Errors
+///
+/// The last error, when nothing else has come for 30 seconds.
+pub async fn until_answered<T>(
+    ask: impl AsyncFn() -> Result<T, WadmError>,
+) -> Result<T, WadmError> {
+    let start = Instant::now();
+    loop {
+        match ask().await {
+            Err(error) if error.may_pass() && start.elapsed() < AWAY => {
+                tracing::debug!(%error, "asking again");
+                tokio::time::sleep(POLL).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// What a deployment came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployed {
@@ -122,6 +155,17 @@ pub struct Deployment {
     pub providers: Vec<Manifest>,
     /// Its own stages and links.
     pub pipeline: Manifest,
+}
+
+/// An application whose deployed version does not run in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Incomplete {
+    /// Its name.
+    pub(crate) name: String,
+    /// The version that is deployed.
+    pub(crate) version: String,
+    /// What does not run of it.
+    pub(crate) missing: Vec<String>,
 }
 
 /// A provider on a lattice.
@@ -334,12 +378,12 @@ impl Applications {
         let start = Instant::now();
         let mut asked = start;
         loop {
-            let status = self.status(name).await?;
+            let status = until_answered(|| self.status(name)).await?;
             look(&status);
             // wadm can miss a deployment that it accepted while it was starting; asked again it acts.
             if asked.elapsed() > ASK_AGAIN {
                 asked = Instant::now();
-                self.ask_again(&status).await?;
+                until_answered(|| self.ask_again(&status)).await?;
             }
             if status.running() {
                 self.have_providers_looked_after(&status).await?;
@@ -403,9 +447,14 @@ impl Applications {
         }
         self.rollouts.end(name, RolloutState::Superseded, "the pipeline was undeployed").await?;
         self.wadm.undeploy_manifest(name).await.map_err(|e| self.error("undeploy", name, e))?;
-        let start = Instant::now();
+        let (start, mut stopped) = (Instant::now(), None::<Instant>);
         loop {
-            let mut left = status::remains(name, &self.inventories().await);
+            let remains = status::remains(name, &self.inventories().await);
+            if start.elapsed() > LATE && stopped.is_none_or(|last| last.elapsed() > LATE) {
+                stopped = Some(Instant::now());
+                self.stop(&remains).await;
+            }
+            let mut left: Vec<String> = remains.into_iter().map(|remain| remain.id).collect();
             // A link that is being drained is one that a new deployment would wait for.
             let links = status::ask_providers(&self.nats, &self.lattice, name).await;
             for provider in &links {
@@ -437,8 +486,7 @@ impl Applications {
     ///
     /// wadm does not answer.
     pub async fn providers(&self) -> Result<Vec<ProviderOnLattice>, WadmError> {
-        let listed = self.wadm.list_manifests().await;
-        let listed = listed.map_err(|e| self.error("list", "applications", e))?;
+        let listed = self.listed().await?;
         let prefix = provider_application("");
         let mut providers = Vec::new();
         let mut uses = Vec::new();
@@ -447,13 +495,7 @@ impl Applications {
                 providers.push((provider.to_owned(), application.deployed_version));
                 continue;
             }
-            let Some(version) = application.deployed_version else { continue };
-            let manifest = match self.wadm.get_manifest(&application.name, Some(&version)).await {
-                Ok(manifest) => manifest,
-                // Gone since it was listed: it uses nothing.
-                Err(ClientError::NotFound(_)) => continue,
-                Err(e) => return Err(self.error("read", &application.name, e)),
-            };
+            let Some((_, manifest)) = self.deployed(&application).await? else { continue };
             uses.extend(
                 shared_applications(&manifest)
                     .map(|used| (used.to_owned(), application.name.clone())),
@@ -509,6 +551,76 @@ impl Applications {
         }
         let forgotten = self.wadm.delete_manifest(&application, None).await;
         forgotten.map(|_| ()).map_err(|e| self.error("forget", &application, e))
+    }
+
+    /// The pipelines and providers whose deployed version does not run in full on the hosts that there are.
+    ///
+    /// # Errors
+    ///
+    /// wadm does not answer.
+    pub(crate) async fn incomplete(&self) -> Result<Vec<Incomplete>, WadmError> {
+        let mut incomplete = Vec::new();
+        let listed = self.listed().await?;
+        let inventories = self.inventories().await;
+        for application in listed {
+            let Some((version, manifest)) = self.deployed(&application).await? else { continue };
+            let missing = status::not_running(&manifest, &inventories);
+            if !missing.is_empty() {
+                incomplete.push(Incomplete { name: application.name, version, missing });
+            }
+        }
+        Ok(incomplete)
+    }
+
+    /// Asks for the version of an application that is deployed once more, if it still is and no roll-out is under way,
+    /// which looks after itself; whether it was asked for.
+    ///
+    /// # Errors
+    ///
+    /// wadm does not answer, or refuses.
+    pub(crate) async fn deploy_again(&self, name: &str, version: &str) -> Result<bool, WadmError> {
+        if self.rollouts.last(name).await?.is_some_and(|last| !last.state.has_ended()) {
+            return Ok(false);
+        }
+        let known = self.versions(name).await?;
+        let is_deployed = known.iter().any(|v| v.deployed && v.version == version);
+        if is_deployed {
+            self.ask_to_deploy(name, version).await?;
+        }
+        Ok(is_deployed)
+    }
+
+    async fn listed(&self) -> Result<Vec<ModelSummary>, WadmError> {
+        let listed = self.wadm.list_manifests().await;
+        listed.map_err(|e| self.error("list", "applications", e))
+    }
+
+    /// The version of an application that is deployed, and its manifest.
+    async fn deployed(
+        &self,
+        application: &ModelSummary,
+    ) -> Result<Option<(String, Manifest)>, WadmError> {
+        let Some(version) = &application.deployed_version else { return Ok(None) };
+        match self.wadm.get_manifest(&application.name, Some(version)).await {
+            Ok(manifest) => Ok(Some((version.clone(), manifest))),
+            // Gone since it was listed.
+            Err(ClientError::NotFound(_)) => Ok(None),
+            Err(e) => Err(self.error("read", &application.name, e)),
+        }
+    }
+
+    /// Has their hosts stop stages. wadm stops what it knows to run when it is told; what it has told a host to start before,
+    /// and the host starts after that, it never stops.
+    async fn stop(&self, remains: &[status::Remain]) {
+        for status::Remain { host, id, image, annotations } in remains {
+            tracing::debug!(host, id, "it still runs: the host is told to stop it");
+            let annotations = annotations.clone();
+            let told =
+                self.control.scale_component(host, image, id, 0, annotations, Vec::new(), false);
+            if let Err(error) = told.await {
+                tracing::debug!(host, id, %error, "the host could not be told to stop it");
+            }
+        }
     }
 
     async fn inventories(&self) -> Vec<status::Inventory> {

@@ -59,6 +59,17 @@ pub fn provider_application(provider: &str) -> String {
     format!("millrace_{provider}")
 }
 
+/// The provider that an application is, if it is one.
+pub(crate) fn provider_of(manifest: &Manifest) -> Option<&str> {
+    manifest.metadata.name.strip_prefix(&provider_application(""))
+}
+
+/// Whether this platform made the application.
+pub(crate) fn is_ours(manifest: &Manifest) -> bool {
+    let (label, value) = MANAGED_BY;
+    manifest.metadata.labels.get(label).is_some_and(|found| found == value)
+}
+
 /// Identity in the lattice of a provider. wadm makes it of the names of application and component, and takes no other for
 /// an application that is shared.
 #[must_use]

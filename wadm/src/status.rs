@@ -1,6 +1,7 @@
 //! One picture of a pipeline, from three who know a part: wadm what is wanted, the hosts what runs, the providers how
 //! their links are.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use wadm_types::api::{Status, StatusType};
 use wadm_types::{DAEMONSCALER_TRAIT, Manifest, Properties, TraitProperty};
 
+use crate::manifest::{is_ours, provider_of};
 use crate::rollout::Rollout;
 
 /// What one host runs.
@@ -129,18 +131,36 @@ pub(crate) async fn ask_providers(
     found
 }
 
-/// Identities in the lattice of stages that run although they should not.
-pub(crate) fn remains(pipeline: &str, inventories: &[Inventory]) -> Vec<String> {
+/// A stage that runs on a host although it should not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remain {
+    /// The host.
+    pub(crate) host: String,
+    /// Identity in the lattice.
+    pub(crate) id: String,
+    /// Its artifact.
+    pub(crate) image: String,
+    /// By these the host tells what wadm started from what others did.
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
+}
+
+/// The stages of a pipeline that run.
+pub(crate) fn remains(pipeline: &str, inventories: &[Inventory]) -> Vec<Remain> {
     let prefix = format!("{pipeline}-");
-    inventories
-        .iter()
-        .flat_map(|i| i.components())
-        .filter(|c| {
-            let app = c.annotations().and_then(|a| a.get("wasmcloud.dev/appspec"));
-            c.id().starts_with(&prefix) && app.is_some_and(|app| app == pipeline)
-        })
-        .map(|c| c.id().to_owned())
-        .collect()
+    let of_host = |inventory: &Inventory| -> Vec<Remain> {
+        let components = inventory.components().iter().filter(|component| {
+            let app = component.annotations().and_then(|a| a.get("wasmcloud.dev/appspec"));
+            component.id().starts_with(&prefix) && app.is_some_and(|app| app == pipeline)
+        });
+        let remain = components.map(|component| Remain {
+            host: inventory.host_id().to_owned(),
+            id: component.id().to_owned(),
+            image: component.image_ref().to_owned(),
+            annotations: component.annotations().cloned(),
+        });
+        remain.collect()
+    };
+    inventories.iter().flat_map(of_host).collect()
 }
 
 /// The hosts that run a provider.
@@ -197,6 +217,22 @@ pub(crate) fn combine(
         links_wanted: wanted.map_or(0, |m| m.links().count()),
         rollout: None,
     }
+}
+
+/// The stages, or the provider, of one of our applications that do not run as wanted, in words. Of other applications,
+/// and where there is no host, nothing.
+pub(crate) fn not_running(wanted: &Manifest, inventories: &[Inventory]) -> Vec<String> {
+    if inventories.is_empty() || !is_ours(wanted) {
+        return Vec::new();
+    }
+    if let Some(provider) = provider_of(wanted) {
+        let runs = !hosts_of(provider, inventories).is_empty();
+        return if runs { Vec::new() } else { vec![format!("provider `{provider}`")] };
+    }
+    let name = &wanted.metadata.name;
+    let status = combine(name, None, &Status::default(), Some(wanted), inventories, Vec::new());
+    let missing = status.stages.iter().filter(|stage| stage.running < stage.wanted);
+    missing.map(|stage| format!("stage `{}`", stage.name)).collect()
 }
 
 fn running_instances(id: &str, inventories: &[Inventory]) -> (u64, Vec<String>) {

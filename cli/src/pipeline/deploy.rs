@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use millrace_settings::rollout::Watch;
 use millrace_settings::{Percent, Rollout as Settings};
+use millrace_wadm::applications::until_answered;
 use millrace_wadm::{Applications, Rollout, RolloutState, Watcher};
 
 use super::{Definition, Output, build, plan, show};
@@ -93,7 +94,7 @@ pub(crate) async fn run(
     };
     // Where there was nothing to roll back to, the first version only has to run.
     let status = match &ended {
-        Some(_) => applications.status(&plan.pipeline).await?,
+        Some(_) => until_answered(|| applications.status(&plan.pipeline)).await?,
         None => {
             let mut waiting = Waiting::default();
             applications
@@ -159,7 +160,7 @@ async fn follow(
     let mut waiting = Waiting::default();
     let mut told = RolloutState::Stored;
     loop {
-        let history = applications.rollouts().history(pipeline).await?;
+        let history = until_answered(|| applications.rollouts().history(pipeline)).await?;
         let rollout = history.into_iter().rfind(|r| r.started_ms == begun.started_ms);
         let rollout = rollout.context("the record of this roll-out was removed meanwhile")?;
         if rollout.state != told {
@@ -171,7 +172,8 @@ async fn follow(
         }
         match told {
             RolloutState::Starting | RolloutState::RollingBack => {
-                waiting.tell(ui, applications.status(pipeline).await?.missing());
+                let status = until_answered(|| applications.status(pipeline)).await?;
+                waiting.tell(ui, status.missing());
             }
             RolloutState::Stored if start.elapsed() > TAKEN_UP => {
                 if let Some(watcher) = watcher.take() {

@@ -120,7 +120,7 @@ impl Consumer {
             };
             let watched = async {
                 // What waits of other partitions comes before what is new.
-                take_left(&shared).await;
+                take_left(&shared, Shared::pause_after).await;
                 tokio::join!(hand_on(&shared), keep_taking_left(&shared));
             };
             tokio::select! {
@@ -170,8 +170,8 @@ async fn hand_on(shared: &Arc<Shared>) {
 }
 
 /// Has delivered what waits in partitions that are no more, in the order of
-/// the edge.
-async fn take_left(shared: &Arc<Shared>) {
+/// the edge. `pause` is what is done about an error.
+async fn take_left(shared: &Arc<Shared>, pause: impl AsyncFn(&Shared, EdgeError, &mut Backoff)) {
     let mut backoff = backoff();
     while !shared.link.drain.is_cancelled() {
         match shared.left().await {
@@ -182,7 +182,7 @@ async fn take_left(shared: &Arc<Shared>) {
                     .run()
                     .await;
             }
-            Err(error) => shared.pause_after(error, &mut backoff).await,
+            Err(error) => pause(shared, error, &mut backoff).await,
         }
     }
 }
@@ -196,7 +196,8 @@ pub(crate) fn backoff() -> Backoff {
 async fn keep_taking_left(shared: &Arc<Shared>) {
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK_FOR_LEFT) => take_left(shared).await,
+            // The link is as connected as those are that hand on what is new: nobody else would say so after an error.
+            () = tokio::time::sleep(LOOK_FOR_LEFT) => take_left(shared, Shared::notice).await,
             () = shared.link.drain.cancelled() => return,
         }
     }
@@ -273,9 +274,20 @@ impl Shared {
         Ok(left)
     }
 
-    /// Says what went wrong and pauses, but not when the link is drained.
+    /// Says that the link does not work and why, and pauses, but not when the
+    /// link is drained.
     pub(crate) async fn pause_after(&self, error: EdgeError, backoff: &mut Backoff) {
         self.link.retrying(error);
+        self.pause(backoff).await;
+    }
+
+    /// The same for what goes wrong beside a link that works.
+    async fn notice(&self, error: EdgeError, backoff: &mut Backoff) {
+        self.link.noticed(error);
+        self.pause(backoff).await;
+    }
+
+    async fn pause(&self, backoff: &mut Backoff) {
         tokio::select! {
             () = backoff.wait() => {}
             () = self.link.drain.cancelled() => {}
