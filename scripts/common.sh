@@ -4,6 +4,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${MILLRACE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/millrace}
 tools=$cache/tools
+languages=$cache/languages
 # Tried in order where the machine's own suite is too old.
 suites=${MILLRACE_DEBIAN_SUITES:-"forky sid trixie"}
 

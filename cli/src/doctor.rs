@@ -35,6 +35,8 @@ pub(crate) async fn run(ui: Ui) -> anyhow::Result<ExitCode> {
         c_compiler(),
         librdkafka(),
         wasm_targets(),
+        python_step(),
+        javascript_step(),
         patches(),
         mosquitto(),
         pymodbus(),
@@ -197,6 +199,27 @@ fn wasm_targets() -> Check {
     };
     let found = installed().or_else(fallback).ok_or("the Rust toolchain has no wasm targets");
     check("wasm-targets", "build", found, "scripts/setup wasm-targets")
+}
+
+/// What steps in Python are built with; also found in a step's own folder.
+fn python_step() -> Check {
+    let tools = millrace_step::Tools::new(find::tools().with_file_name("languages"));
+    let found = tools.python(Path::new("")).map_err(|error| error.to_string()).and_then(|tool| {
+        let version = first_line(&tool, &["--version"])?;
+        Ok(format!("{version} ({})", tool.display()))
+    });
+    check("python-step", "build", found, "scripts/setup python-step")
+}
+
+/// The same of JavaScript.
+fn javascript_step() -> Check {
+    let tools = millrace_step::Tools::new(find::tools().with_file_name("languages"));
+    let found = tools.javascript(Path::new("")).map_err(|error| error.to_string());
+    let found = found.and_then(|tool| {
+        let node = first_line("node", &["--version"])?;
+        Ok(format!("{} (Node.js {node})", tool.display()))
+    });
+    check("javascript-step", "build", found, "scripts/setup javascript-step")
 }
 
 fn patches() -> Check {

@@ -9,6 +9,7 @@ mod lattice;
 mod metrics;
 mod pipeline;
 mod provider;
+mod step;
 mod ui;
 mod up;
 
@@ -36,6 +37,8 @@ const EXAMPLES: &str = "\
 Examples:
   millrace demo                              a whole platform on this machine, with a machine and a pipeline
   millrace up                                a local platform for your own pipelines
+  millrace step new hot --language python --kind filter
+                                             a project for a step of your own
   millrace pipeline lint pipeline.yaml       what is wrong with a definition, and the mend
   millrace pipeline test pipeline.yaml       its tests, in this process
   millrace pipeline deploy pipeline.yaml     build, deploy, and wait until it runs
@@ -53,6 +56,9 @@ enum Command {
     /// Lint, test, plan, build, deploy and watch pipelines.
     #[command(subcommand)]
     Pipeline(pipeline::Command),
+    /// Make, build, try and inspect steps, in Rust, Python and JavaScript.
+    #[command(subcommand)]
+    Step(step::Command),
     /// The providers that pipelines of a lattice share, and their archives.
     #[command(subcommand)]
     Provider(provider::Command),
@@ -139,6 +145,7 @@ fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => runtime.block_on(demo::run(ui, args)),
         Command::Up(args) => runtime.block_on(up::run(ui, args)).map(done),
         Command::Pipeline(command) => runtime.block_on(pipeline::run(ui, command)).map(done),
+        Command::Step(command) => step::run(ui, command),
         Command::Provider(command) => runtime.block_on(provider::run(ui, command)).map(done),
         Command::Dead(command) => runtime.block_on(dead::run(ui, command)),
         Command::Metrics(args) => runtime.block_on(metrics::run(ui, args)).map(done),

@@ -40,6 +40,7 @@ mod lint_test;
 mod load;
 mod locate;
 mod model;
+mod picture;
 mod plan;
 mod read;
 mod read_test;
@@ -54,6 +55,7 @@ pub use model::{
     Binding, Component, Durable, GRANTS, Hosts, INSTANCES_DEFAULT, Input, Instances, Kind, Memory,
     Pipeline, Sink, SinkBinding, Source, SourceBinding, Step, VERSION,
 };
+pub use picture::svg;
 pub use plan::{
     Edge, Output, Plan, PlanError, PlannedSink, PlannedSource, PlannedStep, Reason, Stage,
     StageInput, desk_plan, plan,

@@ -67,6 +67,17 @@ fn valid_definitions_have_their_plans() {
 }
 
 #[test]
+fn plans_have_their_pictures() {
+    let mut wrong = Vec::new();
+    for name in ["branch", "fan-out", "long"] {
+        let path = golden().join("valid").join(name).with_extension("yaml");
+        let picture = millrace_pipeline::svg(&read(&path, false).plan().unwrap());
+        expect_file(&path.with_extension("svg"), &picture, &mut wrong);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn a_plan_survives_json() {
     for path in definitions("valid") {
         let plan = read(&path, false).plan().unwrap();

@@ -211,8 +211,49 @@ fn ways_planned(plan: &Plan) -> BTreeSet<(String, String)> {
     ways
 }
 
+/// Left, top, right and bottom of each box of a picture.
+fn boxes(picture: &str) -> Vec<[f64; 4]> {
+    let number = |line: &str, name: &str| -> f64 {
+        let from = line.find(&format!(" {name}=\"")).unwrap() + name.len() + 3;
+        line[from..].split('"').next().unwrap().parse().unwrap()
+    };
+    let boxes = picture.lines().filter(|line| line.starts_with("<rect class=\"box"));
+    boxes
+        .map(|line| {
+            let (x, y) = (number(line, "x"), number(line, "y"));
+            [x, y, x + number(line, "width"), y + number(line, "height")]
+        })
+        .collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_picture_shows_everything_and_no_box_is_on_another(shape in shape()) {
+        let plan = plan(&pipeline(&shape), Path::new("here")).unwrap();
+        let picture = millrace_pipeline::svg(&plan);
+        let boxes = boxes(&picture);
+        prop_assert_eq!(boxes.len(), plan.sources.len() + plan.stages.len() + plan.sinks.len());
+        for (number, one) in boxes.iter().enumerate() {
+            for other in &boxes[number + 1..] {
+                let apart = one[2] <= other[0] || other[2] <= one[0] || one[3] <= other[1] || other[3] <= one[1];
+                prop_assert!(apart, "{one:?} and {other:?}\n{picture}");
+            }
+        }
+        let arrows = picture.matches("<path class=\"line\"").count();
+        let ends: usize = plan.stages.iter().map(|stage| {
+            stage.inputs.len() + usize::from(matches!(stage.output, Output::Sink(_)))
+        }).sum();
+        prop_assert_eq!(arrows, ends);
+        for step in plan.stages.iter().flat_map(|stage| &stage.steps) {
+            let shown = format!("</tspan> {}</text>", step.name);
+            prop_assert!(picture.contains(&shown), "{}", step.name);
+        }
+        for edge in &plan.edges {
+            prop_assert!(picture.contains(&edge.name));
+        }
+    }
 
     #[test]
     fn plans_keep_the_graph(shape in shape()) {

@@ -14,6 +14,8 @@ use anyhow::Context as _;
 use millrace_pipeline::{Loaded, Options as LoadOptions, Plan};
 use millrace_wadm::{Applications, Deployment, Rollouts};
 
+pub(crate) use test::patiently;
+
 use crate::DefinitionErrors;
 use crate::lattice;
 use crate::ui::Ui;
@@ -60,8 +62,16 @@ pub(crate) enum Command {
         tests: bool,
     },
     /// Show which steps become one stage, where the durable edges are, and why.
-    #[command(after_help = "Example:\n  millrace pipeline plan pipeline.yaml")]
-    Plan(#[command(flatten)] Definition),
+    #[command(
+        after_help = "Examples:\n  millrace pipeline plan pipeline.yaml\n  millrace pipeline plan pipeline.yaml --svg plan.svg"
+    )]
+    Plan {
+        #[command(flatten)]
+        definition: Definition,
+        /// Write it as a picture (SVG) into this file, or `-` for standard output.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
     /// Compose the stage artifacts.
     #[command(after_help = "Example:\n  millrace pipeline build pipeline.yaml --out artifacts")]
     Build {
@@ -181,9 +191,11 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             ui.line(serde_json::to_string_pretty(&schema)?);
             Ok(())
         }
-        Command::Plan(definition) => {
+        Command::Plan { definition, svg } => {
             let plan = plan(ui, &definition)?;
-            if ui.json {
+            if let Some(file) = svg {
+                show::picture(ui, &plan, &file)
+            } else if ui.json {
                 ui.json(&plan)
             } else {
                 show::plan(ui, &plan);

@@ -1,7 +1,9 @@
 //! Plans, artifacts, manifests and status, for people.
 
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use millrace_kit::Queue;
 use millrace_kit::status::{LinkStatus, State};
 use millrace_pipeline::{Hosts, Output, Plan, StageInput};
@@ -56,6 +58,18 @@ pub(crate) fn plan(ui: Ui, plan: &Plan) {
             edge.settings.max_bytes
         ));
     }
+}
+
+/// A plan as a picture in a file.
+pub(crate) fn picture(ui: Ui, plan: &Plan, file: &Path) -> anyhow::Result<()> {
+    let picture = millrace_pipeline::svg(plan);
+    if file == Path::new("-") {
+        ui.line(picture.trim_end());
+        return Ok(());
+    }
+    std::fs::write(file, picture).with_context(|| format!("could not write {}", file.display()))?;
+    ui.step(format!("the plan as a picture is in {}", file.display()));
+    Ok(())
 }
 
 fn connector_of_source(plan: &Plan, name: &str) -> String {

@@ -146,14 +146,12 @@ fn known(args: &Args, loaded: &[Loaded]) -> anyhow::Result<()> {
 }
 
 /// Does something that may take a while the first time, and says so when it does.
-fn patiently<T>(ui: Ui, pipeline: &str, work: impl FnOnce() -> T) -> T {
+pub(crate) fn patiently<T>(ui: Ui, what: &str, work: impl FnOnce() -> T) -> T {
     let (done, waits) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
             if waits.recv_timeout(A_MOMENT) == Err(mpsc::RecvTimeoutError::Timeout) {
-                ui.step(format!(
-                    "compiling the stages of {pipeline}; the next time they are there"
-                ));
+                ui.step(format!("compiling the stages of {what}; the next time they are there"));
             }
         });
         let result = work();

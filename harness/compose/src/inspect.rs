@@ -1,10 +1,13 @@
 //! What a component is, without running it. Used before composing, and by lint and the command line.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use wac_graph::types::are_semver_compatible;
 use wasmparser::{
     ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
-    ComponentTypeRef, Encoding, Instance, Parser, Payload, Validator, WasmFeatures,
+    ComponentTypeRef, CustomSectionReader, Encoding, Instance, KnownCustom, Parser, Payload,
+    Validator, WasmFeatures,
 };
 
 use crate::artifact::digest;
@@ -16,6 +19,9 @@ pub const MAX_COMPONENT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Most memories a component may have at run time. Ordinary ones have one.
 const MAX_MEMORIES: usize = 16;
+
+/// Most producers that are told.
+const MAX_PRODUCERS: usize = 64;
 
 /// What a component exports, imports and needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,6 +38,19 @@ pub struct ComponentInfo {
     pub kinds: Vec<Kind>,
     /// The memories it has at run time.
     pub memories: Vec<MemoryInfo>,
+    /// What it says it was made with: hearsay, for people.
+    pub producers: Vec<Producer>,
+}
+
+/// What a component, or a module in it, was made with: an entry of a section `producers`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Producer {
+    /// What it is: `language`, `processed-by` or `sdk`.
+    pub field: String,
+    /// Its name.
+    pub name: String,
+    /// Its version, which may be empty.
+    pub version: String,
 }
 
 /// A memory. A page is 64 KiB.
@@ -91,6 +110,7 @@ fn inspect(bytes: &[u8], most_memories: usize) -> Result<ComponentInfo, Componen
         exports: outline.exports,
         kinds,
         memories: outline.memories,
+        producers: outline.producers.into_iter().collect(),
     })
 }
 
@@ -104,6 +124,7 @@ struct Outline {
     imports: Vec<String>,
     exports: Vec<String>,
     memories: Vec<MemoryInfo>,
+    producers: BTreeSet<Producer>,
 }
 
 /// A component or core module that is being read. Modules and components are counted as the format counts them, so that an
@@ -130,6 +151,7 @@ impl Outline {
                     });
                 }
                 Payload::End(_) => outline.close(&mut open),
+                Payload::CustomSection(section) => outline.made_with(&section),
                 other => {
                     let outermost = open.len() == 1;
                     let Some(frame) = open.last_mut() else { continue };
@@ -154,6 +176,22 @@ impl Outline {
             None => self.memories = frame.memories,
             Some(parent) if frame.is_module => parent.modules.push(Some(frame.memories)),
             Some(parent) => parent.components.push(Some(frame.memories)),
+        }
+    }
+
+    /// Custom sections are not validated, so what cannot be read is passed over.
+    fn made_with(&mut self, section: &CustomSectionReader<'_>) {
+        let KnownCustom::Producers(fields) = section.as_known() else { return };
+        for field in fields.into_iter().flatten() {
+            for value in field.values.into_iter().flatten() {
+                if self.producers.len() < MAX_PRODUCERS {
+                    self.producers.insert(Producer {
+                        field: field.name.to_owned(),
+                        name: value.name.to_owned(),
+                        version: value.version.to_owned(),
+                    });
+                }
+            }
         }
     }
 

@@ -26,10 +26,10 @@ use std::collections::BTreeSet;
 pub use artifact::{Artifact, InspectError, Part, StageMetadata, StepMetadata, digest, inspect};
 pub use error::{ComponentError, ComposeError, StepError};
 pub use harness::HARNESS_VERSION;
-pub use inspect::{ComponentInfo, MAX_COMPONENT_BYTES, MemoryInfo, inspect_component};
+pub use inspect::{ComponentInfo, MAX_COMPONENT_BYTES, MemoryInfo, Producer, inspect_component};
 pub use kind::{Grant, Kind, UnknownGrant, UnknownKind};
 pub use memory::{DEFAULT_MEMORY, MAX_MEMORY, MIN_MEMORY, PAGE};
-pub use policy::check;
+pub use policy::{Decision, check, decide, grant_for};
 
 /// Most steps in one stage.
 pub const MAX_STEPS: usize = 64;

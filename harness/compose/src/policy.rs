@@ -43,9 +43,12 @@ const DENIED: [&str; 20] = [
     "wasi:random/insecure-seed@0.2.0",
 ];
 
-/// What becomes of an import.
+/// What the grant of clocks is about.
+const CLOCKS: [&str; 2] = ["wasi:clocks/monotonic-clock@0.2.0", "wasi:clocks/wall-clock@0.2.0"];
+
+/// What becomes of an import that a step may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub enum Decision {
     /// It holds types only.
     Types,
     /// It stays open to the host.
@@ -54,8 +57,20 @@ pub(crate) enum Decision {
     Deny,
 }
 
+/// The grant that opens an import to the host, if one does.
+#[must_use]
+pub fn grant_for(import: &str) -> Option<Grant> {
+    let is = |known: &str| are_semver_compatible(import, known);
+    let open = OPEN.iter().find(|(known, _)| is(known)).map(|(_, grant)| *grant);
+    open.or_else(|| CLOCKS.into_iter().any(is).then_some(Grant::Clocks))
+}
+
 /// Decides about one import.
-pub(crate) fn decide(import: &str, grants: &BTreeSet<Grant>) -> Result<Decision, StepError> {
+///
+/// # Errors
+///
+/// It is not granted, or never is.
+pub fn decide(import: &str, grants: &BTreeSet<Grant>) -> Result<Decision, StepError> {
     let is = |known: &str| are_semver_compatible(import, known);
     if is(STEP_TYPES) {
         return Ok(Decision::Types);

@@ -1,0 +1,219 @@
+//! `millrace step test`: samples, and then any bytes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use millrace_compose::Kind;
+use millrace_desk::{Engine, Message, Options, shown};
+use millrace_step::{Case, Ended, Findings, Trial, Tried, arbitrary, inspect, read_samples};
+use serde_json::{Value, json};
+
+use super::{Given, Subject, memory};
+use crate::ui::{Ui, human_time};
+
+/// What to try, and with what.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// The component, or the folder of a step that is built.
+    #[arg(default_value = ".")]
+    file: PathBuf,
+    /// Sample messages, a JSON object on each line [default: samples.jsonl of the folder].
+    #[arg(long, value_name = "FILE")]
+    messages: Option<PathBuf>,
+    /// A value for the step's `init`; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    config: Vec<(String, String)>,
+    /// The kind, where the component can be several.
+    #[arg(long, value_name = "KIND")]
+    kind: Option<Kind>,
+    /// An arm of a branch; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    arm: Vec<String>,
+    #[command(flatten)]
+    given: Given,
+    /// How many messages of any content are given to it; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    cases: usize,
+    /// Where their random numbers begin [default: another each time].
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+    /// Longest time of one call, as on the host.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = millrace_platform::parse_time)]
+    call_limit: Duration,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .ok_or_else(|| "has to be NAME=VALUE, such as limit=80".to_owned())
+}
+
+pub(crate) fn run(ui: Ui, args: &Args) -> anyhow::Result<ExitCode> {
+    let subject = Subject::of(&args.file)?;
+    let settings = subject.settings(args.kind, &args.arm, &args.config, &args.given);
+    let samples = match (&args.messages, &subject.project) {
+        (Some(file), _) => read_samples(file)?,
+        (None, Some(project)) if project.samples().is_file() => read_samples(&project.samples())?,
+        _ => Vec::new(),
+    };
+    let grants = settings.grants.iter().copied().collect();
+    let found = inspect(&subject.read()?, &grants, memory(settings.memory.as_deref())?)?;
+    let engine = Engine::new(&Options { call_limit: args.call_limit, ..Options::default() })?;
+    let name = subject.component.display().to_string();
+    let trial = crate::pipeline::patiently(ui, &name, || {
+        Trial::build(&engine, &subject.component, &found.kinds, &settings)
+    })?;
+
+    let mut trapped = 0;
+    let mut told = Vec::new();
+    for (index, message) in samples.iter().enumerate() {
+        let tried = trial.give(message)?;
+        trapped += tried.letters.iter().filter(|letter| letter.is_trap()).count();
+        if ui.json {
+            told.push(sample_json(message, &tried));
+        } else {
+            sample(ui, index + 1, message, &tried);
+        }
+    }
+    let seed = args.seed.unwrap_or_else(fresh);
+    let findings = match args.cases {
+        0 => None,
+        cases => Some(arbitrary(&trial, &samples, seed, cases)?),
+    };
+    let case = findings.as_ref().and_then(|findings| findings.case.as_ref());
+    let passed = trapped == 0 && case.is_none();
+    if ui.json {
+        ui.json(&json!({
+            "component": subject.component,
+            "passed": passed,
+            "samples": told,
+            "arbitrary": findings.as_ref().map(findings_json),
+        }))?;
+    } else {
+        if trapped > 0 {
+            let text = format!("{trapped} of {} samples trapped", samples.len());
+            ui.line(ui.red(text));
+        }
+        if let Some(findings) = &findings {
+            show(ui, findings);
+        }
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A seed that is another each time, and short enough to be typed.
+fn fresh() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::from(now.subsec_nanos()) ^ (now.as_secs() & 0xFFFF)
+}
+
+fn sample(ui: Ui, number: usize, message: &Message, tried: &Tried) {
+    let time = ui.dim(human_time(tried.took));
+    let given = shown(message);
+    for (arm, output) in &tried.outputs {
+        let made = match arm {
+            Some(arm) => format!("arm {}", ui.bold(arm)),
+            None => shown(output),
+        };
+        ui.line(format!("{number:>3}  {given}  {}  {made}  {time}", ui.green("->")));
+    }
+    for letter in &tried.letters {
+        let kind = ui.red(&letter.kind);
+        ui.line(format!("{number:>3}  {given}  {}  {kind}: {}  {time}", ui.red("x"), letter.text));
+    }
+    if tried.outputs.is_empty() && tried.letters.is_empty() {
+        ui.line(format!("{number:>3}  {given}  {}  {time}", ui.yellow("dropped")));
+    }
+    // What the harness logs of a rejected message is shown above.
+    for line in tried.log.iter().filter(|line| line.context != "millrace") {
+        ui.line(ui.dim(format!("       log {} {}", line.level.as_str(), line.text)));
+    }
+}
+
+fn show(ui: Ui, findings: &Findings) {
+    let Findings { seed, cases, refused, took, case } = findings;
+    let each = took.checked_div(u32::try_from(*cases).unwrap_or(u32::MAX)).unwrap_or_default();
+    let Some(case) = case else {
+        ui.line(format!(
+            "{}: {cases} messages of any content, {refused} refused, {} each  {}",
+            ui.green("no trap"),
+            human_time(each),
+            ui.dim(format!("--seed {seed}"))
+        ));
+        return;
+    };
+    let Case { ended, messages, tries } = case;
+    let how = match ended {
+        Ended::Trap(text) => text.clone(),
+        Ended::Timeout(limit) => format!("no answer within {limit:?}"),
+    };
+    ui.line(format!(
+        "{}: {how}; among {cases} messages of any content  {}",
+        ui.red("TRAP"),
+        ui.dim(format!("--seed {seed}"))
+    ));
+    let what = if messages.len() == 1 { "the smallest message" } else { "messages in one call" };
+    ui.line(format!("  {what} that was found in {tries} more calls:"));
+    for message in messages {
+        ui.line(format!("    {}", message_json(message)));
+    }
+    ui.line("  a step returns an error for what it cannot process; put the line into samples.jsonl to keep it");
+}
+
+fn findings_json(findings: &Findings) -> Value {
+    let Findings { seed, cases, refused, took, case } = findings;
+    let case = case.as_ref().map(|case| {
+        let (kind, text) = match &case.ended {
+            Ended::Trap(text) => ("trap", text.clone()),
+            Ended::Timeout(limit) => ("timeout", format!("no answer within {limit:?}")),
+        };
+        let messages: Vec<Value> = case.messages.iter().map(message_json).collect();
+        json!({ "kind": kind, "text": text, "messages": messages, "tries": case.tries })
+    });
+    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    json!({ "seed": seed, "cases": cases, "refused": refused, "took-us": took_us, "trap": case })
+}
+
+fn sample_json(message: &Message, tried: &Tried) -> Value {
+    let outputs = tried.outputs.iter().map(|(arm, message)| match arm {
+        Some(arm) => json!({ "arm": arm, "message": message_json(message) }),
+        None => json!({ "message": message_json(message) }),
+    });
+    let letters = tried.letters.iter().map(|l| json!({ "kind": l.kind, "text": l.text }));
+    json!({
+        "message": message_json(message),
+        "outputs": outputs.collect::<Vec<_>>(),
+        "rejected": letters.collect::<Vec<_>>(),
+        "log": tried.log,
+        "took-us": u64::try_from(tried.took.as_micros()).unwrap_or(u64::MAX),
+    })
+}
+
+/// As a line of a file of samples.
+fn message_json(message: &Message) -> Value {
+    let mut fields = serde_json::Map::new();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    match std::str::from_utf8(&message.payload) {
+        Ok(text) => fields.insert("payload".into(), json!(text)),
+        Err(_) => fields.insert("hex".into(), json!(hex(&message.payload))),
+    };
+    if !message.topic.is_empty() {
+        fields.insert("topic".into(), json!(message.topic));
+    }
+    if let Some(key) = &message.key {
+        fields.insert("key".into(), json!(String::from_utf8_lossy(key)));
+    }
+    if let Some(kind) = &message.content_type {
+        fields.insert("content-type".into(), json!(kind));
+    }
+    if !message.headers.is_empty() {
+        let headers = message.headers.iter().map(|(name, value)| (name.clone(), json!(value)));
+        fields.insert("headers".into(), Value::Object(headers.collect()));
+    }
+    if message.timestamp != millrace_pipeline::Time::DEFAULT.nanoseconds() {
+        let time = millrace_pipeline::Time::from_nanoseconds(message.timestamp);
+        fields.insert("timestamp".into(), json!(time.to_string()));
+    }
+    Value::Object(fields)
+}

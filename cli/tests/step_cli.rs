@@ -1,0 +1,117 @@
+//! `millrace step` as a user meets it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn millrace(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_millrace"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", said(output)))
+}
+
+fn example(name: &str) -> String {
+    let root: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/components");
+    let file = std::path::absolute(root.join(name).with_extension("wasm")).unwrap();
+    assert!(file.is_file(), "{}: run `make guests`", file.display());
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn new_writes_a_project_and_refuses_what_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = ["step", "new", "hot", "--language", "python", "--kind", "filter"];
+    let output = millrace(folder.path(), &new);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("millrace step build hot"), "{}", said(&output));
+    assert!(folder.path().join("hot/wit/types.wit").is_file());
+
+    let output = millrace(folder.path(), &new);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("another folder with --dir"), "{}", said(&output));
+    let output =
+        millrace(folder.path(), &["step", "new", "Hot", "--language", "rust", "--kind", "map"]);
+    assert!(said(&output).contains("such as `hot`"), "{}", said(&output));
+    let output =
+        millrace(folder.path(), &["step", "new", "x", "--language", "cobol", "--kind", "map"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("rust, python, javascript"), "{}", said(&output));
+
+    let output = millrace(folder.path(), &["step", "test", "hot"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("run `millrace step build hot`"), "{}", said(&output));
+    let output = millrace(folder.path(), &["step", "build"]);
+    assert!(said(&output).contains("has no step.yaml"), "{}", said(&output));
+}
+
+#[test]
+fn inspect_tells_with_its_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = millrace(folder.path(), &["step", "inspect", &example("above-limit")]);
+    assert_eq!(output.status.code(), Some(0));
+    for part in ["filter", "wasi:cli/exit", "denied", "sha-256", "wit-component"] {
+        assert!(said(&output).contains(part), "{}", said(&output));
+    }
+    let output = millrace(folder.path(), &["step", "inspect", &example("opens-sockets"), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let found = json(&output);
+    assert!(found["problems"][0].as_str().unwrap().contains("sockets are never granted"));
+
+    std::fs::write(folder.path().join("core.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    let output = millrace(folder.path(), &["step", "inspect", "core.wasm"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("--target wasm32-wasip2"), "{}", said(&output));
+}
+
+#[test]
+fn test_shows_each_message_and_finds_traps() {
+    let folder = tempfile::tempdir().unwrap();
+    let samples = "{\"payload\":\"81\"}\n{\"json\":{\"celsius\":20}}\n{\"payload\":\"fault\"}\n";
+    std::fs::write(folder.path().join("s.jsonl"), samples).unwrap();
+    let step = example("above-limit");
+    let test =
+        ["step", "test", &step, "--messages", "s.jsonl", "--config", "limit=80", "--seed", "7"];
+    let output = millrace(folder.path(), &test);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    for part in ["81", "dropped", "invalid-argument", "no trap: 256 messages", "--seed 7"] {
+        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+    }
+
+    let step = example("misbehaves");
+    let test =
+        ["step", "test", &step, "--kind", "map", "--config", "trap=", "--seed", "7", "--json"];
+    let output = millrace(folder.path(), &test);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let found = json(&output);
+    assert_eq!(found["arbitrary"]["seed"], 7);
+    assert_eq!(found["arbitrary"]["trap"]["kind"], "trap");
+    assert_eq!(found["arbitrary"]["trap"]["messages"][0], serde_json::json!({ "payload": "" }));
+
+    // A sample that traps is enough.
+    std::fs::write(folder.path().join("s.jsonl"), "{\"payload\":\"trap\"}\n").unwrap();
+    let test = ["step", "test", &step, "--kind", "map", "--messages", "s.jsonl", "--cases", "0"];
+    let output = millrace(folder.path(), &test);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("1 of 1 samples trapped"), "{}", said(&output));
+
+    std::fs::write(folder.path().join("s.jsonl"), "{\"paylod\":\"x\"}\n").unwrap();
+    let output = millrace(folder.path(), &test);
+    assert!(said(&output).contains("s.jsonl:1: there is no field `paylod`"), "{}", said(&output));
+}

@@ -1,0 +1,414 @@
+//! Any bytes into a step. A step may refuse a message; it must not trap, and not run into its limits. Where it does, the
+//! batch is halved until the message is alone, and the message made as small as it can be.
+
+use std::time::{Duration, Instant};
+
+use millrace_desk::{Answer, Message};
+use millrace_pipeline::Time;
+use serde_json::Value;
+
+use crate::random::Random;
+use crate::trial::{Trial, TrialError};
+
+/// Messages of one call. Several, because what one leaves behind may trip the next.
+const BATCH: usize = 32;
+
+/// Longest string of a message, as the batch format has it.
+const STRING: usize = 65_534;
+
+/// Most calls to make a case smaller, and most time: a case that runs into the time limit costs that each time.
+const TRIES: usize = 400;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a call ended that should not have ended so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It trapped.
+    Trap(String),
+    /// It ran into the time limit.
+    Timeout(Duration),
+}
+
+/// The smallest case found that ends so.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// How it ends.
+    pub ended: Ended,
+    /// The messages, in one call. Mostly one.
+    pub messages: Vec<Message>,
+    /// Calls that were made to find it.
+    pub tries: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Findings {
+    /// Where the random numbers began: the same seed gives the same messages.
+    pub seed: u64,
+    /// Messages that were given.
+    pub cases: usize,
+    /// How many of them the step refused with an error.
+    pub refused: usize,
+    /// How long it took, without making a case smaller.
+    pub took: Duration,
+    /// What trapped, if something has.
+    pub case: Option<Case>,
+}
+
+/// Gives a step `cases` messages of any content, the first of them like the samples.
+///
+/// # Errors
+///
+/// When the step does not take its configuration.
+pub fn arbitrary(
+    trial: &Trial,
+    samples: &[Message],
+    seed: u64,
+    cases: usize,
+) -> Result<Findings, TrialError> {
+    let mut random = Random::new(seed);
+    let mut findings = Findings { seed, cases: 0, refused: 0, took: Duration::ZERO, case: None };
+    let start = Instant::now();
+    while findings.cases < cases {
+        let count = BATCH.min(cases - findings.cases);
+        let batch: Vec<Message> = (0..count).map(|_| message(&mut random, samples)).collect();
+        let mut tried = give(trial, &batch)?;
+        findings.cases += count;
+        // Asking for a retry ends the call, so that what comes after it was not looked at.
+        if tried.retry {
+            tried.refused = 0;
+            for message in &batch {
+                let alone = give(trial, std::slice::from_ref(message))?;
+                tried.refused += alone.refused + usize::from(alone.retry);
+                if let Some(ended) = alone.ended {
+                    findings.took = start.elapsed();
+                    let batch = vec![message.clone()];
+                    findings.case = Some(Search::new(trial).smallest(batch, ended)?);
+                    return Ok(findings);
+                }
+            }
+        }
+        findings.refused += tried.refused;
+        if let Some(ended) = tried.ended {
+            findings.took = start.elapsed();
+            findings.case = Some(Search::new(trial).smallest(batch, ended)?);
+            return Ok(findings);
+        }
+    }
+    findings.took = start.elapsed();
+    Ok(findings)
+}
+
+struct Given {
+    refused: usize,
+    retry: bool,
+    ended: Option<Ended>,
+}
+
+fn give(trial: &Trial, messages: &[Message]) -> Result<Given, TrialError> {
+    let outcome = trial.call(messages)?;
+    let refused = trial.rejected(&outcome);
+    let (retry, ended) = match outcome.answer {
+        Answer::Done => (false, None),
+        Answer::Refused(text) => (text.starts_with("retry"), None),
+        Answer::Trap(text) => (false, Some(Ended::Trap(text))),
+        Answer::Timeout(limit) => (false, Some(Ended::Timeout(limit))),
+    };
+    Ok(Given { refused, retry, ended })
+}
+
+/// The search for the smallest case.
+struct Search<'t> {
+    trial: &'t Trial,
+    start: Instant,
+    tries: usize,
+}
+
+impl<'t> Search<'t> {
+    fn new(trial: &'t Trial) -> Self {
+        Self { trial, start: Instant::now(), tries: 0 }
+    }
+
+    /// How a call ends with these; nothing where it ends well, or there is no more patience.
+    fn ends(&mut self, messages: &[Message]) -> Result<Option<Ended>, TrialError> {
+        if self.tries >= TRIES || self.start.elapsed() > PATIENCE {
+            return Ok(None);
+        }
+        self.tries += 1;
+        Ok(give(self.trial, messages)?.ended)
+    }
+
+    fn smallest(
+        mut self,
+        mut messages: Vec<Message>,
+        mut ended: Ended,
+    ) -> Result<Case, TrialError> {
+        while messages.len() > 1 {
+            let (first, second) = messages.split_at(messages.len() / 2);
+            let (first, second) = (first.to_vec(), second.to_vec());
+            if let Some(so) = self.ends(&first)? {
+                (messages, ended) = (first, so);
+            } else if let Some(so) = self.ends(&second)? {
+                (messages, ended) = (second, so);
+            } else {
+                break;
+            }
+        }
+        if let [only] = messages.as_slice() {
+            let mut only = only.clone();
+            ended = self.shrink(&mut only, ended)?;
+            messages = vec![only];
+        }
+        Ok(Case { ended, messages, tries: self.tries })
+    }
+
+    /// Takes away from a message what it traps without.
+    fn shrink(&mut self, message: &mut Message, mut ended: Ended) -> Result<Ended, TrialError> {
+        let simpler: [fn(&mut Message); 5] = [
+            |m| m.headers.clear(),
+            |m| m.key = None,
+            |m| m.content_type = None,
+            |m| m.topic.clear(),
+            |m| m.timestamp = Time::DEFAULT.nanoseconds(),
+        ];
+        for change in simpler {
+            let mut other = message.clone();
+            change(&mut other);
+            if other != *message
+                && let Some(so) = self.ends(std::slice::from_ref(&other))?
+            {
+                (*message, ended) = (other, so);
+            }
+        }
+        // Ever smaller pieces of the payload.
+        let mut piece = message.payload.len();
+        while piece > 0 {
+            let mut at = 0;
+            while at < message.payload.len() {
+                let end = (at + piece).min(message.payload.len());
+                let mut other = message.clone();
+                other.payload.drain(at..end);
+                match self.ends(std::slice::from_ref(&other))? {
+                    Some(so) => (*message, ended) = (other, so),
+                    None => at = end,
+                }
+            }
+            piece /= 2;
+        }
+        Ok(ended)
+    }
+}
+
+/// A message of any content.
+fn message(random: &mut Random, samples: &[Message]) -> Message {
+    let like = random.pick(samples).cloned();
+    let mut message = match like {
+        // Near to what is right is where most goes wrong.
+        Some(sample) if !random.one_in(3) => {
+            let payload = mutated(random, &sample.payload);
+            Message { payload, ..sample }
+        }
+        _ => Message {
+            timestamp: Time::DEFAULT.nanoseconds(),
+            payload: payload(random),
+            ..Message::default()
+        },
+    };
+    if random.one_in(3) {
+        message.topic = string(random);
+    }
+    if random.one_in(3) {
+        let length = random.below(40);
+        message.key = (!random.one_in(3)).then(|| random.bytes(length));
+    }
+    if random.one_in(4) {
+        message.content_type = (!random.one_in(3)).then(|| string(random));
+    }
+    if random.one_in(3) {
+        let count = random.below(6);
+        message.headers = (0..count).map(|_| (string(random), string(random))).collect();
+    }
+    if random.one_in(4) {
+        // The last is in the year 2262: as far as a signed count of nanoseconds goes.
+        let times = [0, 1, 999_999_999, i64::MAX as u64, random.next() >> 1];
+        message.timestamp = random.pick(&times).copied().unwrap_or(0);
+    }
+    message
+}
+
+const ODD: [&str; 30] = [
+    "",
+    " ",
+    "\n",
+    "0",
+    "-0",
+    "-1",
+    "1e308",
+    "1e999",
+    "-1e999",
+    "NaN",
+    "Infinity",
+    "null",
+    "true",
+    "\"\"",
+    "[]",
+    "{}",
+    "[",
+    "{\"",
+    "9007199254740993",
+    "9223372036854775808",
+    "-9223372036854775809",
+    "18446744073709551616",
+    "0x10",
+    "1_000",
+    "1,5",
+    "\u{feff}1",
+    "\0",
+    "٣",
+    "e\u{301}\u{202e}",
+    "%s%n",
+];
+
+fn payload(random: &mut Random) -> Vec<u8> {
+    match random.below(8) {
+        0 => Vec::new(),
+        1 | 2 => {
+            let length = random.below(64);
+            random.bytes(length)
+        }
+        3 => {
+            let length = random.below(64 * 1024);
+            random.bytes(length)
+        }
+        4 => string(random).into_bytes(),
+        5 => odd(random).into_bytes(),
+        6 => {
+            // Deeper than a reader of JSON with a stack may go.
+            let depth = random.below(3_000);
+            "[".repeat(depth).into_bytes()
+        }
+        _ => json(random, 4).to_string().into_bytes(),
+    }
+}
+
+fn odd(random: &mut Random) -> String {
+    random.pick(&ODD).copied().unwrap_or_default().to_owned()
+}
+
+fn string(random: &mut Random) -> String {
+    match random.below(6) {
+        0 => String::new(),
+        1 => odd(random),
+        2 => {
+            let length = random.below(20);
+            let bytes = random.bytes(length).into_iter();
+            bytes.map(|byte| char::from(b' ' + byte % 95)).collect()
+        }
+        3 => {
+            let length = random.below(20);
+            let chars = (0..length).filter_map(|_| {
+                char::from_u32(u32::try_from(random.next() % 0x11_0000).unwrap_or(0))
+            });
+            chars.collect()
+        }
+        4 => "plant/press-1/temperature".to_owned(),
+        _ if random.one_in(8) => "x".repeat(STRING),
+        _ => "x".to_owned(),
+    }
+}
+
+fn json(random: &mut Random, depth: usize) -> Value {
+    match random.below(if depth == 0 { 6 } else { 9 }) {
+        0 => Value::Null,
+        1 => Value::Bool(random.one_in(2)),
+        2 => Value::from(random.next()),
+        3 => Value::from(i64::from_le_bytes(random.next().to_le_bytes())),
+        4 => Value::from(f64::from_bits(random.next())),
+        5 => Value::from(string(random)),
+        6 | 7 => {
+            let count = random.below(4);
+            let fields = (0..count).map(|_| (string(random), json(random, depth - 1)));
+            Value::Object(fields.collect())
+        }
+        _ => {
+            let count = random.below(4);
+            Value::Array((0..count).map(|_| json(random, depth - 1)).collect())
+        }
+    }
+}
+
+/// A sample with something changed in it: in its JSON where it is some, else in its bytes.
+fn mutated(random: &mut Random, payload: &[u8]) -> Vec<u8> {
+    if !random.one_in(3)
+        && let Ok(mut value) = serde_json::from_slice::<Value>(payload)
+    {
+        change(random, &mut value, 4);
+        return value.to_string().into_bytes();
+    }
+    let mut bytes = payload.to_vec();
+    for _ in 0..=random.below(3) {
+        let at = random.below(bytes.len() + 1);
+        match random.below(5) {
+            0 => bytes.truncate(at),
+            1 => {
+                let byte = random.bytes(1);
+                bytes.splice(at..at, byte);
+            }
+            2 => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << random.below(8);
+                }
+            }
+            3 => {
+                let odd = odd(random).into_bytes();
+                bytes.splice(at..at, odd);
+            }
+            _ => {
+                let tail = bytes.split_off(at);
+                bytes.extend(tail.repeat(2));
+            }
+        }
+    }
+    bytes
+}
+
+/// Puts something else in one place of a JSON value, or takes a field away.
+fn change(random: &mut Random, value: &mut Value, depth: usize) {
+    let inside = depth > 0 && !random.one_in(4);
+    match value {
+        Value::Object(fields) if inside && !fields.is_empty() => {
+            let place = random.below(fields.len());
+            let Some(name) = fields.keys().nth(place).cloned() else { return };
+            if random.one_in(4) {
+                fields.remove(&name);
+            } else if let Some(field) = fields.get_mut(&name) {
+                change(random, field, depth - 1);
+            }
+        }
+        Value::Array(items) if inside && !items.is_empty() => {
+            let place = random.below(items.len());
+            if let Some(item) = items.get_mut(place) {
+                change(random, item, depth - 1);
+            }
+        }
+        other => *other = json(random, 2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_the_same_messages() {
+        let samples = [Message { payload: b"{\"value\":1}".to_vec(), ..Message::default() }];
+        let all = |seed| {
+            let mut random = Random::new(seed);
+            (0..200).map(|_| message(&mut random, &samples)).collect::<Vec<_>>()
+        };
+        assert_eq!(all(7), all(7));
+        assert_ne!(all(7), all(8));
+        assert!(all(7).iter().all(|m| m.topic.len() <= STRING));
+        assert!(all(7).iter().any(|m| std::str::from_utf8(&m.payload).is_err()));
+    }
+}

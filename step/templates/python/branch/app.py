@@ -1,0 +1,19 @@
+from componentize_py_types import Err
+from wit_world import exports
+from wit_world.imports.types import Error_InvalidArgument, Message
+
+import logic
+
+
+class Branch(exports.Branch):
+    def init(self, configuration: list[tuple[str, str]]) -> None:
+        try:
+            logic.limit = logic.read(dict(configuration))
+        except ValueError as error:
+            raise Err(Error_InvalidArgument(str(error)))
+
+    def branch(self, message: Message) -> str:
+        try:
+            return logic.arm(message.payload)
+        except ValueError as error:
+            raise Err(Error_InvalidArgument(str(error)))

@@ -1,0 +1,182 @@
+//! What `step new` writes builds, passes its samples and is not tripped by any bytes; what is wrong is told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod support;
+
+use std::path::Path;
+
+use millrace_compose::Kind;
+use millrace_step::{
+    BuildError, CreateError, Ended, Language, Tools, Tried, arbitrary, build, create, inspect,
+    read_samples,
+};
+use support::{built, project, tools, trial};
+
+const DRIVEN: [Kind; 4] = [Kind::Map, Kind::Filter, Kind::FlatMap, Kind::Branch];
+
+/// What came of the samples: arms or payloads, kinds of dead letters.
+fn told(tried: &[Tried]) -> Vec<Vec<String>> {
+    let of = |tried: &Tried| {
+        let outputs = tried.outputs.iter().map(|(arm, message)| {
+            arm.clone().unwrap_or_else(|| String::from_utf8_lossy(&message.payload).into_owned())
+        });
+        outputs.chain(tried.letters.iter().map(|letter| letter.kind.clone())).collect()
+    };
+    tried.iter().map(of).collect()
+}
+
+fn expected(kind: Kind) -> Vec<Vec<&'static str>> {
+    match kind {
+        Kind::Map => vec![vec!["HELLO"], vec![""], vec!["invalid-argument"]],
+        Kind::Filter => vec![vec!["81.5"], vec![], vec!["invalid-argument"]],
+        Kind::FlatMap => vec![vec!["one", "two"], vec![], vec!["invalid-argument"]],
+        _ => vec![vec!["high"], vec!["low"], vec!["invalid-argument"]],
+    }
+}
+
+/// Builds a new project, gives it its samples and any bytes.
+fn works(folder: &Path, language: Language, kind: Kind) {
+    let name = format!("{language}-{kind}");
+    let project = project(folder, &name, language, kind);
+    let built = built(&project);
+    let found = inspect(&std::fs::read(&built.file).unwrap(), &[].into(), None).unwrap();
+    assert_eq!(found.kinds, [kind]);
+    assert!(found.problems.is_empty(), "{:?}", found.problems);
+
+    let trial = trial(&built.file, &project.settings);
+    let samples = read_samples(&project.samples()).unwrap();
+    let tried: Vec<Tried> = samples.iter().map(|m| trial.give(m).unwrap()).collect();
+    assert_eq!(told(&tried), expected(kind), "{name}");
+    let findings = arbitrary(&trial, &samples, 1, 256).unwrap();
+    assert!(findings.case.is_none(), "{name}: {:?}", findings.case);
+    assert!(findings.refused > 0);
+    println!("{name}: {:?} a message", findings.took / 256);
+}
+
+#[test]
+fn rust() {
+    let folder = tempfile::tempdir().unwrap();
+    works(folder.path(), Language::Rust, Kind::Filter);
+}
+
+/// Of one kind: it is the slow one. The sample has another.
+#[test]
+fn python() {
+    let folder = tempfile::tempdir().unwrap();
+    works(folder.path(), Language::Python, Kind::Branch);
+}
+
+#[test]
+fn javascript() {
+    let folder = tempfile::tempdir().unwrap();
+    for kind in DRIVEN {
+        works(folder.path(), Language::Javascript, kind);
+    }
+}
+
+#[test]
+fn a_step_that_trips_over_some_message_is_found_with_the_smallest() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), "trips", Language::Javascript, Kind::Map);
+    let app = r"
+export const map = {
+  init(configuration) {},
+  map(message) {
+    if (message.payload.includes(0xff)) null.field;
+    return message;
+  },
+};
+";
+    std::fs::write(project.folder.join("app.js"), app).unwrap();
+    let trial = trial(&built(&project).file, &project.settings);
+    let findings = arbitrary(&trial, &[], 3, 2_000).unwrap();
+    let case = findings.case.unwrap();
+    assert!(matches!(case.ended, Ended::Trap(_)), "{case:?}");
+    let [only] = case.messages.as_slice() else { panic!("{case:?}") };
+    assert_eq!(only.payload, [0xff]);
+    assert_eq!((only.topic.as_str(), only.headers.len()), ("", 0));
+    // The same seed finds the same.
+    let again = arbitrary(&trial, &[], 3, 2_000).unwrap();
+    assert_eq!((again.cases, again.case.unwrap().messages), (findings.cases, case.messages));
+}
+
+#[test]
+fn what_the_tool_says_of_an_error_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), "wrong", Language::Javascript, Kind::Map);
+    std::fs::write(project.folder.join("app.js"), "export const map = {{").unwrap();
+    let error = build(&project, &tools()).unwrap_err();
+    assert!(matches!(error, BuildError::Failed { .. }), "{error}");
+    assert!(error.to_string().contains("componentize-qjs has failed"), "{error}");
+    assert!(error.to_string().contains("Unexpected token"), "{error}");
+    assert!(!project.component().exists());
+}
+
+#[test]
+fn a_compiler_error_of_rust_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), "wrong-rust", Language::Rust, Kind::Map);
+    std::fs::write(project.folder.join("src/lib.rs"), "fn main() { oops }").unwrap();
+    let error = build(&project, &tools()).unwrap_err().to_string();
+    assert!(error.contains("cannot find value `oops`"), "{error}");
+}
+
+#[test]
+fn a_missing_tool_is_named_with_how_to_get_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = Tools { languages: folder.path().join("none"), path: Vec::new() };
+    for (language, says) in [
+        (Language::Python, "pip install componentize-py==0.25.1"),
+        (Language::Javascript, "npm install --save-dev componentize-qjs@0.4.5"),
+        (Language::Rust, "rustup"),
+    ] {
+        let project = project(folder.path(), language.name(), language, Kind::Map);
+        let error = build(&project, &none).unwrap_err();
+        assert!(matches!(error, BuildError::Tool(_)), "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn the_tool_of_the_project_comes_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join(".venv/bin/componentize-py");
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    std::fs::write(&own, "").unwrap();
+    assert_eq!(tools().python(folder.path()).unwrap(), own);
+}
+
+#[test]
+fn nothing_is_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("taken");
+    create(&path, "taken", Language::Rust, Kind::Map).unwrap();
+    let error = create(&path, "taken", Language::Python, Kind::Map).unwrap_err();
+    assert!(matches!(error, CreateError::NotEmpty(_)), "{error}");
+    assert!(!path.join("app.py").exists());
+    let file = path.join("Cargo.toml");
+    assert!(create(&file, "taken", Language::Rust, Kind::Map).is_err());
+    // An empty folder is taken.
+    let empty = folder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    create(&empty, "empty", Language::Rust, Kind::Map).unwrap();
+}
+
+#[test]
+fn names_and_kinds_that_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x");
+    for name in ["Loud", "", "a_b", "../x"] {
+        let error = create(&path, name, Language::Rust, Kind::Map).unwrap_err();
+        assert!(matches!(error, CreateError::Name(_)), "{error}");
+    }
+    let error = create(&path, "x", Language::Rust, Kind::Delay).unwrap_err();
+    assert!(matches!(error, CreateError::Kind(Kind::Delay)), "{error}");
+    assert!(!path.exists());
+}
