@@ -33,7 +33,7 @@ build: setup guests ## Build everything into build/dist
 	@mkdir -p $(MILLRACE_HOME)/components && cp -pu build/components/*.wasm $(MILLRACE_HOME)/components/
 	@for s in samples/*/; do mkdir -p $(MILLRACE_HOME)/$$s && for f in $$s*.yaml; do \
 	  sed 's|\.\./\.\./build/components|../../components|' $$f > $(MILLRACE_HOME)/$$f; done; done
-	@cp -ru samples/three-languages $(MILLRACE_HOME)/samples/
+	@cp -ruL samples/three-languages $(MILLRACE_HOME)/samples/
 	@for p in $(PROVIDERS); do \
 	  par=$(MILLRACE_HOME)/providers/$$p.par.gz; \
 	  { [ -L $$par ] && [ $$par -nt $(BIN)/millrace-$$p ]; } || $(MILLRACE) provider pack --name $$p --out $$par $(BIN)/millrace-$$p || exit 1; \

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::lattice;
 use crate::pipeline::{build, show};
-use crate::ui::Ui;
+use crate::ui::{Ui, human_size};
 
 /// Work with providers: what talks to brokers and machines, for all pipelines of a lattice.
 #[derive(Debug, clap::Subcommand)]
@@ -173,7 +173,7 @@ async fn pack(ui: Ui, name: &str, out: &Path, executable: &Path) -> anyhow::Resu
     if ui.json {
         return ui.json(&serde_json::json!({ "name": name, "file": file, "bytes": size }));
     }
-    ui.line(format!("{}: {:.1} MB", file.display(), size as f64 / 1e6));
+    ui.line(format!("{}: {}", file.display(), human_size(size)));
     Ok(())
 }
 

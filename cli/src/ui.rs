@@ -110,6 +110,16 @@ pub(crate) fn human_time(time: Duration) -> String {
     }
 }
 
+/// `512 B`, `1.5 KiB`, `1.0 MiB`.
+pub(crate) fn human_size(bytes: u64) -> String {
+    let kib = bytes as f64 / 1024.0;
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{kib:.1} KiB"),
+        _ => format!("{:.1} MiB", kib / 1024.0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,5 +128,10 @@ mod tests {
     fn times() {
         assert_eq!(human_time(Duration::from_micros(850)), "850 us");
         assert_eq!(human_time(Duration::from_micros(3210)), "3.2 ms");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!([512, 1536, 1 << 20].map(human_size), ["512 B", "1.5 KiB", "1.0 MiB"]);
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::host::Setting;
 use crate::runtime::{BuildError, Count, Runtime};
-use crate::test::given;
+use crate::test::{given, play};
 
 /// What the steps of a pipeline did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,12 +66,8 @@ pub fn coverage(runtime: &Runtime, cases: &[&Case]) -> Result<Coverage, BuildErr
             Setting { time: case.test.time.unwrap_or(crate::test::TIME), ..Setting::default() };
         let mut session = apart.session(&setting);
         session.count();
-        for (source, messages) in &inputs {
-            // What cannot be run has been said by the test itself.
-            if session.give(source, messages).and_then(|()| session.settle()).is_err() {
-                break;
-            }
-        }
+        // What cannot be run has been said by the test itself.
+        let _ = play(&mut session, case, &inputs);
         for (stage, count) in session.end().counts {
             let sum = counts.entry(stage).or_default();
             sum.received += count.received;

@@ -129,6 +129,11 @@ impl From<&Setting> for Surroundings {
 }
 
 impl Surroundings {
+    /// What the clock says, in nanoseconds since the Unix epoch.
+    pub(crate) const fn time(&self) -> u64 {
+        self.time
+    }
+
     /// SplitMix64: short, and good enough to test with.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::OnceLock;
 
 use millrace_batch::{Batch, BatchWriter, ID, WriteError};
-use millrace_pipeline::{Kind, Output, Plan, RejectKind};
+use millrace_pipeline::{Kind, Output, Plan, RejectKind, Time};
+use millrace_window::{Document, attach, commit};
 
 use crate::artifact::{ArtifactError, compose};
 use crate::engine::Engine;
@@ -127,6 +128,7 @@ impl Runtime {
             carried: 0,
             given: 0,
             counting: false,
+            states: BTreeMap::new(),
             run: Run::default(),
         }
     }
@@ -182,7 +184,7 @@ pub struct Letter {
     pub stage: String,
     /// The step.
     pub step: Option<String>,
-    /// Why: `invalid-argument`, `internal`, `retry`, `trap`, `timeout` or `batch`.
+    /// Why: `invalid-argument`, `internal`, `retry`, `trap`, `timeout`, `late`, `full` or `batch`.
     pub kind: String,
     /// The reason.
     pub text: String,
@@ -212,6 +214,8 @@ pub struct Session<'r> {
     /// Batches given to sources so far.
     given: usize,
     counting: bool,
+    /// The state of each stage that has one: all keys are in one partition here.
+    states: BTreeMap<usize, Vec<u8>>,
     run: Run,
 }
 
@@ -282,6 +286,54 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Lets the time go on to `time`, as if nothing came until then: windows that end by it are ended, and what comes of them
+    /// is carried on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::settle`].
+    pub fn wait_until(&mut self, time: Time) -> Result<(), RunError> {
+        let now = time.nanoseconds();
+        // Stages are in the order of the flow: what ends in one may still be in a window of a later one.
+        for stage in 0..self.runtime.stages.len() {
+            let mut ended = None;
+            // Each time there is a later one, or the stage has let it be.
+            while let Some(end) = self
+                .next_end(stage)?
+                .filter(|end| *end <= now && ended.is_none_or(|ended| *end > ended))
+            {
+                ended = Some(end);
+                self.given += 1;
+                let id = format!("idle-{}", self.given);
+                let Ok(writer) = BatchWriter::new([(ID, id.as_str()), ("attempt", "1")]) else {
+                    return Ok(());
+                };
+                self.call(stage, &writer.finish(), Some(end))?;
+                self.settle()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// When the first open window of a stage ends.
+    fn next_end(&self, stage: usize) -> Result<Option<u64>, RunError> {
+        let Some(state) = self.states.get(&stage) else { return Ok(None) };
+        let document = Document::read(state).map_err(|error| RunError::Answer {
+            stage: self.runtime.plan.stages.get(stage).map(|s| s.name.clone()).unwrap_or_default(),
+            text: error.to_string(),
+        })?;
+        Ok(document.next_end())
+    }
+
+    /// The body of a call of a stage: with its state in front, where it has one.
+    fn body(&self, stage: usize, body: &[u8], idle: Option<u64>) -> Option<Vec<u8>> {
+        let planned = self.runtime.plan.stages.get(stage)?;
+        planned.steps.first().filter(|step| step.kind.has_state())?;
+        let state = self.states.get(&stage).map(Vec::as_slice).unwrap_or_default();
+        let now = idle.unwrap_or(self.surroundings.time());
+        attach(&Batch::open(body).ok()?, state, &planned.name, now, idle.is_some()).ok()
+    }
+
     /// Ends the session.
     #[must_use]
     pub fn end(self) -> Run {
@@ -323,6 +375,11 @@ impl Session<'_> {
     }
 
     fn deliver(&mut self, stage: usize, body: &[u8]) -> Result<(), RunError> {
+        self.call(stage, body, None)
+    }
+
+    /// One call of a stage; with `idle` one that says that nothing has come until then.
+    fn call(&mut self, stage: usize, body: &[u8], idle: Option<u64>) -> Result<(), RunError> {
         let runtime = self.runtime;
         let (Some(called), Some(planned)) =
             (runtime.stages.get(stage), runtime.plan.stages.get(stage))
@@ -334,11 +391,13 @@ impl Session<'_> {
         if self.carried > MESSAGES {
             return Err(RunError::TooMany);
         }
-        let Outcome { answer, published, log } = called.call(body, &mut self.surroundings);
+        let with_state = self.body(stage, body, idle);
+        let Outcome { answer, published, log } =
+            called.call(with_state.as_deref().unwrap_or(body), &mut self.surroundings);
         self.keep(log);
         let (kind, text) = match answer {
             Answer::Done => {
-                self.publish(planned, received, published);
+                self.publish(stage, planned, received, published);
                 return Ok(());
             }
             Answer::Trap(text) => (RejectKind::Trap.as_str(), text),
@@ -408,6 +467,7 @@ impl Session<'_> {
     /// What a stage has published goes where the plan says.
     fn publish(
         &mut self,
+        number: usize,
         stage: &millrace_pipeline::Stage,
         received: usize,
         published: Vec<(String, Vec<u8>)>,
@@ -418,6 +478,8 @@ impl Session<'_> {
             if subject == out {
                 made += Batch::open(&body).map_or(0, |batch| batch.len());
                 self.hand_on(stage, body);
+            } else if let Some(commit) = Batch::open(&body).ok().as_ref().and_then(commit) {
+                self.states.insert(number, commit.document.to_vec());
             } else {
                 let letters = letters(&stage.name, &body);
                 rejected += letters.len();
@@ -429,6 +491,8 @@ impl Session<'_> {
             let count = self.run.counts.entry(stage.name.clone()).or_default();
             let passed = match kind {
                 Some(Kind::FlatMap) => usize::from(made > 0),
+                // What is in a window is not dropped.
+                Some(Kind::Accumulate) => received.saturating_sub(rejected),
                 _ => made,
             };
             count.received += received;

@@ -62,6 +62,7 @@ fn between(name: &str, from: &str, to: &str) -> Edge {
         from: from.to_owned(),
         to: to.to_owned(),
         reason: Reason::Durable,
+        state: None,
         settings: Default::default(),
         delivery: Default::default(),
     }

@@ -12,7 +12,7 @@ use crate::compare::{Difference, Lists, Mismatch};
 use crate::host::{LogLine, Setting};
 use crate::json::Rules;
 use crate::message::{Message, shown, shown_bytes, shown_text};
-use crate::runtime::{Letter, Run, RunError, Runtime};
+use crate::runtime::{Letter, Run, RunError, Runtime, Session};
 
 /// What the clocks say unless the test says something else.
 pub(crate) const TIME: Time = Time::DEFAULT;
@@ -218,16 +218,26 @@ fn judged(runtime: &Runtime, case: &Case) -> Result<(Vec<Failure>, Vec<LogLine>)
     let expected = Expected::of(case)?;
     let setting = Setting { time: case.test.time.unwrap_or(TIME), ..Setting::default() };
     let mut session = runtime.session(&setting);
-    let ran: Result<(), RunError> = inputs.iter().try_for_each(|(source, messages)| {
-        session.give(source, messages)?;
-        session.settle()
-    });
+    let ran = play(&mut session, case, &inputs);
     let Run { sinks, letters, log, .. } = session.end();
     let failures = match ran {
         Ok(()) => expected.judge(&sinks, &letters),
         Err(error) => vec![Failure::Error { text: error.to_string() }],
     };
     Ok((failures, log))
+}
+
+/// Gives a test's messages, and lets its time go on.
+pub(crate) fn play(
+    session: &mut Session<'_>,
+    case: &Case,
+    inputs: &[(String, Vec<Message>)],
+) -> Result<(), RunError> {
+    for (source, messages) in inputs {
+        session.give(source, messages)?;
+        session.settle()?;
+    }
+    case.test.until.map_or(Ok(()), |time| session.wait_until(time))
 }
 
 /// A file of messages cannot be read.

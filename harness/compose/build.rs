@@ -3,8 +3,18 @@
 
 use std::path::Path;
 
-const PARTS: [&str; 7] =
-    ["intake", "drive-map", "drive-filter", "drive-flat-map", "outlet", "deny", "deny-clocks"];
+const PARTS: [&str; 10] = [
+    "intake",
+    "drive-map",
+    "drive-filter",
+    "drive-flat-map",
+    "drive-branch",
+    "drive-delay",
+    "drive-accumulate",
+    "outlet",
+    "deny",
+    "deny-clocks",
+];
 
 fn main() {
     let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();

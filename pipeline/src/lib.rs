@@ -52,13 +52,13 @@ pub use finding::{Finding, Location, Severity};
 pub use lint::lint;
 pub use load::{Document, LoadError, Loaded, Options, load, load_files};
 pub use model::{
-    Binding, Component, Durable, GRANTS, Hosts, INSTANCES_DEFAULT, Input, Instances, Kind, Memory,
-    Pipeline, Sink, SinkBinding, Source, SourceBinding, Step, VERSION,
+    Binding, Component, Durable, GRANTS, Hosts, INSTANCES_DEFAULT, Input, Instances, Kind, LATE,
+    Memory, Pipeline, RESULT, Sink, SinkBinding, Source, SourceBinding, Step, VERSION,
 };
 pub use picture::svg;
 pub use plan::{
-    Edge, Output, Plan, PlanError, PlannedSink, PlannedSource, PlannedStep, Reason, Stage,
-    StageInput, desk_plan, plan,
+    Edge, KeyedState, Output, Plan, PlanError, PlannedSink, PlannedSource, PlannedStep, Reason,
+    Stage, StageInput, desk_plan, plan,
 };
 pub use schema::{binding_schema, schema, tests_schema};
 pub use test::{

@@ -9,11 +9,12 @@ use std::path::Path as FilePath;
 
 use millrace_settings::flat::{FieldError, FieldErrorKind};
 use millrace_settings::registry::{self, Connector, Kind as SettingsKind};
+use millrace_settings::window::PARTITIONS_DEFAULT;
 
 use crate::finding::{Finding, Issue};
 use crate::lint_test;
 use crate::locate::{Part, Path, quoted};
-use crate::model::{Binding, GRANTS, Input, Kind, Pipeline, Step, VERSION};
+use crate::model::{Binding, GRANTS, Input, Kind, LATE, Pipeline, Step, VERSION};
 use crate::read::{ISSUES_MAX, guess, list};
 
 /// Longest name, in characters: names become parts of NATS subjects, streams
@@ -165,19 +166,13 @@ fn suggested_name(name: &str) -> Option<String> {
     better.starts_with(|c: char| c.is_ascii_lowercase()).then_some(better)
 }
 
-/// Kinds that run, and grants that exist.
+/// Arms, windows and grants that exist.
 fn steps(pipeline: &Pipeline) -> Vec<Issue> {
     let mut issues = Vec::new();
     for (name, step) in &pipeline.steps {
         let path = Path::of(["steps", name]);
-        if !step.kind.runs() {
-            let running: Vec<&str> =
-                Kind::ALL.into_iter().filter(|kind| kind.runs()).map(Kind::as_str).collect();
-            let message = format!("`{}` is a kind of step that does not run yet", step.kind);
-            let issue = Issue::error("not-yet", path.key(step.kind.as_str()), Part::Key, message);
-            issues.push(issue.mend(format!("this version runs {}", list(&running))));
-        }
         issues.extend(arms(step, &path));
+        issues.extend(window(step, &path));
         let mut seen = BTreeSet::new();
         for (index, grant) in step.grants.iter().enumerate() {
             issues.extend(check_grant(grant, path.key("grants").index(index), seen.insert(grant)));
@@ -214,6 +209,39 @@ fn arms(step: &Step, path: &Path) -> Vec<Issue> {
     issues
 }
 
+/// A step with state has a window and takes messages from one; nothing else has a window.
+fn window(step: &Step, path: &Path) -> Vec<Issue> {
+    let at = path.key("window");
+    if !step.kind.has_state() {
+        if step.window.is_empty() {
+            return Vec::new();
+        }
+        let message = format!("a `{}` has no window", step.kind);
+        let issue = Issue::error("window", at, Part::Key, message);
+        return vec![issue.mend("remove it, or make it an `accumulate`")];
+    }
+    let mut issues = Vec::new();
+    if step.window.is_empty() {
+        let message = format!("the `{}` has no window", step.kind);
+        let issue = Issue::error("window", at, Part::Missing, message);
+        issues.push(
+            issue.mend("add `window: { tumbling: 10s }`, or one of hopping, session and count"),
+        );
+    } else {
+        let kind = &registry::WINDOW;
+        issues.extend(check_settings(kind, &step.window, &at, (kind.fields)()));
+    }
+    if step.from.len() > 1 {
+        let message =
+            format!("{} write the state of this step, which can have one writer", step.from.len());
+        let issue = Issue::error("two-writers", path.key("from"), Part::Key, message);
+        issues.push(
+            issue.mend("put a step before it that takes from all of them, and take from that"),
+        );
+    }
+    issues
+}
+
 fn check_grant(grant: &str, path: Path, first: bool) -> Option<Issue> {
     if GRANTS.contains(&grant) {
         return (!first).then(|| {
@@ -241,6 +269,7 @@ fn all_inputs(pipeline: &Pipeline) -> impl Iterator<Item = (&str, &[Input], Path
 fn inputs(pipeline: &Pipeline) -> Vec<Issue> {
     let mut issues = Vec::new();
     for (name, from, path) in all_inputs(pipeline) {
+        let has_state = pipeline.steps.get(name).is_some_and(|step| step.kind.has_state());
         if from.is_empty() {
             let message = format!("{} takes messages from nothing", quoted(name));
             issues.push(
@@ -264,12 +293,21 @@ fn inputs(pipeline: &Pipeline) -> Vec<Issue> {
                     .copied()
                     .chain(std::iter::once("delivery"))
                     .collect();
-                issues.extend(check_settings(&registry::EDGE, &durable.settings, &at, &names));
+                let mut settings = durable.settings.clone();
+                if has_state {
+                    partitioned(&mut settings);
+                }
+                issues.extend(check_settings(&registry::EDGE, &settings, &at, &names));
                 issues.extend(check_delivery(&durable.delivery, &at));
             }
         }
     }
     issues
+}
+
+/// The edge before a step with state has partitions by key: each has its own state.
+pub(crate) fn partitioned(settings: &mut BTreeMap<String, String>) {
+    settings.entry("partitions".to_owned()).or_insert_with(|| PARTITIONS_DEFAULT.to_string());
 }
 
 /// Inputs name sources and steps. Gives also the names that unknown ones seem
@@ -308,9 +346,18 @@ fn unknown_inputs(pipeline: &Pipeline) -> (Vec<Issue>, BTreeSet<&str>) {
     (issues, all_meant)
 }
 
-/// Messages are taken from an arm of a branch, and from no arm of anything else.
+/// Messages are taken from an arm of a branch, and from no arm of anything else, but for those that come too late for a
+/// window.
 fn wrong_arm(step: Option<&Step>, input: &Input, path: Path) -> Option<Issue> {
     let (name, arm) = (input.node(), input.arm());
+    if step.is_some_and(|step| step.kind.has_state()) {
+        let arm = arm.filter(|arm| *arm != LATE)?;
+        let message = format!("{} has no arm {}", quoted(name), quoted(arm));
+        let issue = Issue::error("unknown-arm", path, Part::Value, message);
+        return Some(issue.mend(format!(
+            "write `{name}` for the results of its windows, or `{name}.{LATE}` for messages that came too late for one"
+        )));
+    }
     let Some(branch) = step.filter(|step| step.kind == Kind::Branch) else {
         arm?;
         let message = format!("{} is no branch: it has no arms", quoted(name));
@@ -380,6 +427,14 @@ fn ends(pipeline: &Pipeline, meant: &BTreeSet<&str>) -> Vec<Issue> {
     let all: BTreeSet<&str> = all_inputs(pipeline)
         .flat_map(|(_, from, _)| from.iter().map(|input| input.name.as_str()))
         .collect();
+    let windows = pipeline.steps.iter().filter(|(_, step)| step.kind.has_state());
+    for (name, _) in
+        windows.filter(|(name, _)| taken.contains(name.as_str()) && !all.contains(name.as_str()))
+    {
+        let message = format!("nothing takes the results of the step {}", quoted(name));
+        let issue = Issue::error("dead-end", Path::of(["steps", name]), Part::Key, message);
+        issues.push(issue.mend(format!("add `from: {name}` to a step or sink")));
+    }
     // One that takes from the branch without naming an arm was told that already.
     let branches = pipeline
         .steps

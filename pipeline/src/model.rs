@@ -22,6 +22,12 @@ pub const VERSION: &str = "v1alpha1";
 /// What a step may be granted beside computing.
 pub const GRANTS: &[&str] = &["clocks", "random", "log", "config"];
 
+/// Arm of a step with windows: its results.
+pub const RESULT: &str = "result";
+
+/// Arm of a step with windows: messages that came too late for theirs.
+pub const LATE: &str = "late";
+
 /// Calls of one stage at once when the author says nothing.
 pub const INSTANCES_DEFAULT: u64 = 100;
 
@@ -109,6 +115,11 @@ pub struct Step {
     /// options, or a list of either.
     #[schemars(schema_with = "schema::inputs")]
     pub from: Vec<Input>,
+    /// Which messages of a key belong together: of an accumulate, which has one
+    /// result for each window of each key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::window")]
+    pub window: BTreeMap<String, String>,
     /// Values for the component's init: strings, numbers, true or false.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::config")]
@@ -140,9 +151,9 @@ pub enum Kind {
     FlatMap,
     /// Sends each message to one of several named arms.
     Branch,
-    /// Gathers messages into a state.
+    /// Gathers the messages of a window into a state, and ends with a result.
     Accumulate,
-    /// Gives a message a later time.
+    /// Gives a message another event time.
     Delay,
 }
 
@@ -164,10 +175,10 @@ impl Kind {
         }
     }
 
-    /// Whether this version runs it.
+    /// Whether a step of this kind has a state for each key.
     #[must_use]
-    pub const fn runs(self) -> bool {
-        matches!(self, Self::Map | Self::Filter | Self::FlatMap | Self::Branch)
+    pub const fn has_state(self) -> bool {
+        matches!(self, Self::Accumulate)
     }
 
     /// What it does, in a few words.
@@ -181,9 +192,9 @@ impl Kind {
                 "Name of the component that sends each message to one of the step's arms."
             }
             Self::Accumulate => {
-                "Not yet: name of the component that gathers messages into a state."
+                "Name of the component that gathers the messages of a window into a result."
             }
-            Self::Delay => "Not yet: name of the component that gives each message a later time.",
+            Self::Delay => "Name of the component that gives each message another event time.",
         }
     }
 }

@@ -12,13 +12,15 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use millrace_settings::edge::{self, EdgeSettings};
+use millrace_settings::window::Window;
 use millrace_settings::{Delivery, FieldError, Rollout, from_flat, registry};
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, Severity};
 use crate::lint;
 use crate::model::{
-    Binding, Hosts, INSTANCES_DEFAULT, Input, Kind, Pipeline, SinkBinding, SourceBinding,
+    Binding, Hosts, INSTANCES_DEFAULT, Input, Kind, LATE, Pipeline, RESULT, SinkBinding,
+    SourceBinding, Step,
 };
 
 /// Most steps of one stage. A host has a bound for the parts of a component, of which each step adds a dozen.
@@ -123,6 +125,14 @@ impl Stage {
             for (key, value) in &step.config {
                 config.insert(format!("step.{position}.config.{key}"), value.clone());
             }
+            if let Some(window) = &step.window {
+                config
+                    .insert("state-subject".to_owned(), format!("{pipeline}.state.{}", self.name));
+                config
+                    .extend(window.harness().map(|text| (format!("step.{position}.window"), text)));
+                let lateness = window.lateness_ns().to_string();
+                config.insert(format!("step.{position}.lateness"), lateness);
+            }
         }
         config
     }
@@ -139,9 +149,12 @@ pub struct PlannedStep {
     /// File of the component: the binding's path, joined to the folder of the
     /// file it is in.
     pub component: PathBuf,
-    /// The arms of a branch.
+    /// The arms of a branch, and those of a step with windows.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub arms: Vec<String>,
+    /// Which messages of a key belong together; of a step with state.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub window: Option<Window>,
     /// Values for the component's init.
     pub config: BTreeMap<String, String>,
     /// What it may use beside computing, sorted.
@@ -184,6 +197,9 @@ pub struct Edge {
     pub to: String,
     /// Why there is an edge and not a call.
     pub reason: Reason,
+    /// The step behind it whose state goes with each batch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub state: Option<KeyedState>,
     /// What it keeps.
     pub settings: EdgeSettings,
     /// How batches reach the stage behind it.
@@ -198,6 +214,17 @@ impl Edge {
     }
 }
 
+/// The state that goes with the batches of an edge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct KeyedState {
+    /// The step whose state it is.
+    pub step: String,
+    /// After how many milliseconds without messages time goes on by the clock.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub idle_ms: Option<u64>,
+}
+
 /// Why two neighbours are not one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -206,6 +233,10 @@ pub enum Reason {
     Durable,
     /// The one before is a branch: each arm has its messages.
     Arm,
+    /// The one before has windows: its results and what came too late are apart.
+    Window,
+    /// The one behind has a state for each key.
+    State,
     /// Several take messages from the one before.
     FanOut,
     /// The one behind takes messages from several.
@@ -221,6 +252,8 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Durable => "the definition asks for a durable edge",
             Self::Arm => "the one before is a branch",
+            Self::Window => "the one before has windows",
+            Self::State => "the one behind has a state for each key",
             Self::FanOut => "several take messages from the one before",
             Self::FanIn => "the one behind takes messages from several",
             Self::Instances => "the two have different numbers of instances",
@@ -363,6 +396,28 @@ impl<'a> Graph<'a> {
             .map_or(INSTANCES_DEFAULT, |n| n.get())
     }
 
+    fn has_state(&self, step: &str) -> bool {
+        self.pipeline.steps.get(step).is_some_and(|step| step.kind.has_state())
+    }
+
+    /// The arms of a step: what it says itself, or those of its windows that somebody wants.
+    fn arms(&self, name: &str) -> Vec<String> {
+        let Some(step) = self.pipeline.steps.get(name) else { return Vec::new() };
+        if !step.kind.has_state() {
+            return step.arms.clone();
+        }
+        let takes_late = |to: &&str| {
+            self.inputs(to).iter().any(|input| input.node() == name && input.arm() == Some(LATE))
+        };
+        let late = self.consumers(name).iter().any(takes_late);
+        [RESULT].into_iter().chain(late.then_some(LATE)).map(str::to_owned).collect()
+    }
+
+    fn edge_name(&self, input: &Input, to: &str) -> String {
+        let result = self.has_state(input.node()).then_some(RESULT);
+        edge::name(input.node(), input.arm().or(result), to)
+    }
+
     /// The source or step that alone calls a step directly, if one does.
     fn calls(&self, step: &str) -> Option<&'a str> {
         match self.inputs(step) {
@@ -378,8 +433,14 @@ impl<'a> Graph<'a> {
         if input.durable.is_some() {
             return Some(Reason::Durable);
         }
+        if self.has_state(from) {
+            return Some(Reason::Window);
+        }
         if input.arm().is_some() {
             return Some(Reason::Arm);
+        }
+        if self.has_state(to) {
+            return Some(Reason::State);
         }
         if self.consumers(from).len() > 1 {
             return Some(Reason::FanOut);
@@ -397,10 +458,6 @@ impl<'a> Graph<'a> {
         }
         self.cut.contains(to).then_some(Reason::Size)
     }
-}
-
-fn edge_name(input: &Input, to: &str) -> String {
-    edge::name(input.node(), input.arm(), to)
 }
 
 struct Builder<'a> {
@@ -493,7 +550,9 @@ impl<'a> Builder<'a> {
             name: name.to_owned(),
             kind: step.kind,
             component: self.folder.join(file.strip_prefix("./").unwrap_or(file)),
-            arms: step.arms.clone(),
+            arms: self.graph.arms(name),
+            // What lint found nothing wrong with can be read.
+            window: window(name, step).ok().flatten(),
             config: step.config.clone(),
             grants: grants.into_iter().cloned().collect(),
             memory_max: step.memory.map(|memory| memory.get()),
@@ -505,7 +564,7 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|input| match self.graph.edge(input, to) {
                 None => StageInput::Source(input.name.clone()),
-                Some(_) => StageInput::Edge(edge_name(input, to)),
+                Some(_) => StageInput::Edge(self.graph.edge_name(input, to)),
             })
             .collect()
     }
@@ -530,7 +589,7 @@ impl<'a> Builder<'a> {
         consumers.dedup();
         let edges = consumers.into_iter().flat_map(|to| {
             let from_here = self.graph.inputs(to).iter().filter(|input| input.node() == name);
-            from_here.map(move |input| edge_name(input, to))
+            from_here.map(move |input| self.graph.edge_name(input, to))
         });
         Output::Edges(edges.collect())
     }
@@ -587,14 +646,19 @@ impl<'a> Builder<'a> {
         let pipeline = self.graph.pipeline;
         let mut edges = Vec::new();
         for to in pipeline.steps.keys().chain(pipeline.sinks.keys()) {
+            let state = self.state(to)?;
             for input in self.graph.inputs(to) {
                 let Some(reason) = self.graph.edge(input, to) else { continue };
-                let name = edge_name(input, to);
-                let durable = input.durable.clone().unwrap_or_default();
+                let name = self.graph.edge_name(input, to);
+                let mut durable = input.durable.clone().unwrap_or_default();
+                if state.is_some() {
+                    lint::partitioned(&mut durable.settings);
+                }
                 edges.push(Edge {
                     from: self.stage_name(self.tail.get(input.node())),
                     to: self.stage_name(self.head.get(to.as_str())),
                     reason,
+                    state: state.clone(),
                     settings: read(&name, from_flat(&durable.settings, &[]))?,
                     delivery: read(&name, from_flat(&durable.delivery, &[]))?,
                     name,
@@ -603,6 +667,17 @@ impl<'a> Builder<'a> {
         }
         edges.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(edges)
+    }
+
+    fn state(&self, step: &str) -> Result<Option<KeyedState>, PlanError> {
+        let window = match self.graph.pipeline.steps.get(step) {
+            Some(planned) => window(step, planned)?,
+            None => None,
+        };
+        Ok(window.map(|window| KeyedState {
+            step: step.to_owned(),
+            idle_ms: window.idle.map(|idle| idle.as_millis()),
+        }))
     }
 
     fn sources(&self) -> Result<Vec<PlannedSource>, PlanError> {
@@ -644,6 +719,12 @@ impl<'a> Builder<'a> {
         }
         Ok(sinks)
     }
+}
+
+/// The windows of a step with state.
+fn window(name: &str, step: &Step) -> Result<Option<Window>, PlanError> {
+    let has_state = step.kind.has_state();
+    has_state.then(|| read(name, from_flat(&step.window, &[]))).transpose()
 }
 
 fn read<T>(name: &str, result: Result<T, FieldError>) -> Result<T, PlanError> {

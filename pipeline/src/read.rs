@@ -165,6 +165,7 @@ impl Reader {
             description: None,
             arms: Vec::new(),
             from: Vec::new(),
+            window: BTreeMap::new(),
             config: BTreeMap::new(),
             grants: Vec::new(),
             memory: None,
@@ -174,7 +175,8 @@ impl Reader {
 
     fn step_fields(&mut self, entry: &Entry, path: &Path) -> Option<Step> {
         let kinds = Kind::ALL.map(Kind::as_str);
-        let own = ["description", "arms", "from", "config", "grants", "memory", "instances"];
+        let own =
+            ["description", "arms", "from", "window", "config", "grants", "memory", "instances"];
         let known: Vec<&str> = kinds.into_iter().chain(own).collect();
         let fields = self.known_fields(&entry.value, path, &known)?;
         self.require(&fields, path, entry.key_span.clone(), &["from"]);
@@ -190,6 +192,7 @@ impl Reader {
                 .map(|e| self.texts(&e.value, &path.key("arms")))
                 .unwrap_or_default(),
             from: self.inputs(&fields, path),
+            window: self.section(&fields, path, "window", &registry::WINDOW),
             config: fields
                 .get("config")
                 .map(|e| self.config(&e.value, &path.key("config")))
@@ -214,9 +217,10 @@ impl Reader {
             Kind::ALL.into_iter().filter_map(|kind| Some((kind, fields.get(kind.as_str())?)));
         let Some((first, _)) = found.next() else {
             let message = format!("the step {} does not say what it does", quoted(&entry.key));
-            let issue = Issue::error("step-kind", path.clone(), Part::Key, message).mend(
-                "add one of `map`, `filter`, `flat-map` and `branch` with the name of a component",
-            );
+            let issue = Issue::error("step-kind", path.clone(), Part::Key, message).mend(format!(
+                "add one of {} with the name of a component",
+                list(&Kind::ALL.map(Kind::as_str))
+            ));
             self.note(issue.at(entry.key_span.clone()));
             return None;
         };

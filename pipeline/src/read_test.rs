@@ -31,6 +31,7 @@ impl Reader {
         const KNOWN: &[&str] = &[
             "description",
             "time",
+            "until",
             "inputs",
             "outputs",
             "rejected",
@@ -51,6 +52,7 @@ impl Reader {
         Test {
             description: self.text_field(&fields, path, "description"),
             time: self.value_field(&fields, path, "time"),
+            until: self.value_field(&fields, path, "until"),
             inputs: self.named(&fields, "inputs", &path.key("inputs"), Self::given),
             outputs: self.named(&fields, "outputs", &path.key("outputs"), Self::expected),
             rejected: self.named(&fields, "rejected", &path.key("rejected"), Self::rejects),

@@ -182,6 +182,11 @@ pub(crate) fn rollout(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "allOf": [settings] })
 }
 
+pub(crate) fn window(generator: &mut SchemaGenerator) -> Schema {
+    let settings = (registry::WINDOW.schema)(generator);
+    json_schema!({ "allOf": [settings] })
+}
+
 pub(crate) fn order(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": ["kept", "any"] })
 }

@@ -27,6 +27,11 @@ pub struct Test {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub time: Option<Time>,
+    /// What the clock says at the end: windows that end until then have ended.
+    /// Without it those have that a later message ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::time")]
+    pub until: Option<Time>,
     /// The messages of each source, in order.
     #[schemars(schema_with = "schema::given_messages")]
     pub inputs: BTreeMap<String, Vec<TestMessage>>,
@@ -167,12 +172,23 @@ pub enum RejectKind {
     Trap,
     /// The step does not answer with this message.
     Timeout,
+    /// The message came too late for its window.
+    Late,
+    /// The state of the step has no room for it.
+    Full,
 }
 
 impl RejectKind {
     /// Every kind.
-    pub const ALL: [Self; 5] =
-        [Self::InvalidArgument, Self::Internal, Self::Retry, Self::Trap, Self::Timeout];
+    pub const ALL: [Self; 7] = [
+        Self::InvalidArgument,
+        Self::Internal,
+        Self::Retry,
+        Self::Trap,
+        Self::Timeout,
+        Self::Late,
+        Self::Full,
+    ];
 
     /// The word for it, as dead letters have it.
     #[must_use]
@@ -183,6 +199,8 @@ impl RejectKind {
             Self::Retry => "retry",
             Self::Trap => "trap",
             Self::Timeout => "timeout",
+            Self::Late => "late",
+            Self::Full => "full",
         }
     }
 }
@@ -194,7 +212,7 @@ impl FromStr for RejectKind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.as_str() == text)
-            .ok_or("has to be `invalid-argument`, `internal`, `retry`, `trap` or `timeout`")
+            .ok_or("has to be `invalid-argument`, `internal`, `retry`, `trap`, `timeout`, `late` or `full`")
     }
 }
 

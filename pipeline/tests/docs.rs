@@ -71,6 +71,7 @@ fn every_connector_has_a_page_with_an_example_that_is_right() {
 fn the_tables_of_settings_are_current() {
     let mut tables = vec![
         (reference(), "edge", &registry::EDGE),
+        (reference(), "window", &registry::WINDOW),
         (reference(), "delivery", &registry::DELIVERY),
         (reference(), "rollout", &registry::ROLLOUT),
     ];

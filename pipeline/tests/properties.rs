@@ -68,12 +68,24 @@ fn pipeline(shape: &Shape) -> Pipeline {
         };
         // Each fourth is a branch, whose messages are those of its arms.
         let arms: &[&str] = if i % 4 == 3 { &["left", "right", "up"] } else { &[] };
+        // And some have windows, which take from one.
+        let windowed = arms.is_empty() && i % 5 == 2;
+        let mut from = pick(&before, choice);
+        if windowed {
+            from.truncate(1);
+        }
+        let window = windowed.then(|| ("tumbling".to_owned(), "10s".to_owned()));
         let step = Step {
-            kind: if arms.is_empty() { Kind::Map } else { Kind::Branch },
+            kind: match (arms.is_empty(), windowed) {
+                (false, _) => Kind::Branch,
+                (true, true) => Kind::Accumulate,
+                (true, false) => Kind::Map,
+            },
             component: "c".to_owned(),
             description: None,
             arms: arms.iter().copied().map(str::to_owned).collect(),
-            from: pick(&before, choice),
+            from,
+            window: window.into_iter().collect(),
             config: BTreeMap::new(),
             grants: Vec::new(),
             memory: None,

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use millrace_desk::{Answer, Message};
 use millrace_pipeline::Time;
+use rand::rngs::StdRng;
+use rand::seq::{IndexedMutRandom as _, IndexedRandom as _};
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
-use crate::random::Random;
 use crate::trial::{Trial, TrialError};
 
 /// Messages of one call. Several, because what one leaves behind may trip the next.
@@ -66,7 +68,7 @@ pub fn arbitrary(
     seed: u64,
     cases: usize,
 ) -> Result<Findings, TrialError> {
-    let mut random = Random::new(seed);
+    let mut random = StdRng::seed_from_u64(seed);
     let mut findings = Findings { seed, cases: 0, refused: 0, took: Duration::ZERO, case: None };
     let start = Instant::now();
     while findings.cases < cases {
@@ -200,11 +202,11 @@ impl<'t> Search<'t> {
 }
 
 /// A message of any content.
-fn message(random: &mut Random, samples: &[Message]) -> Message {
-    let like = random.pick(samples).cloned();
+fn message(random: &mut StdRng, samples: &[Message]) -> Message {
+    let like = samples.choose(random).cloned();
     let mut message = match like {
         // Near to what is right is where most goes wrong.
-        Some(sample) if !random.one_in(3) => {
+        Some(sample) if !random.random_ratio(1, 3) => {
             let payload = mutated(random, &sample.payload);
             Message { payload, ..sample }
         }
@@ -214,24 +216,23 @@ fn message(random: &mut Random, samples: &[Message]) -> Message {
             ..Message::default()
         },
     };
-    if random.one_in(3) {
+    if random.random_ratio(1, 3) {
         message.topic = string(random);
     }
-    if random.one_in(3) {
-        let length = random.below(40);
-        message.key = (!random.one_in(3)).then(|| random.bytes(length));
+    if random.random_ratio(1, 3) {
+        message.key = (!random.random_ratio(1, 3)).then(|| bytes(random, 40));
     }
-    if random.one_in(4) {
-        message.content_type = (!random.one_in(3)).then(|| string(random));
+    if random.random_ratio(1, 4) {
+        message.content_type = (!random.random_ratio(1, 3)).then(|| string(random));
     }
-    if random.one_in(3) {
-        let count = random.below(6);
+    if random.random_ratio(1, 3) {
+        let count = random.random_range(0..6);
         message.headers = (0..count).map(|_| (string(random), string(random))).collect();
     }
-    if random.one_in(4) {
+    if random.random_ratio(1, 4) {
         // The last is in the year 2262: as far as a signed count of nanoseconds goes.
-        let times = [0, 1, 999_999_999, i64::MAX as u64, random.next() >> 1];
-        message.timestamp = random.pick(&times).copied().unwrap_or(0);
+        let times = [0, 1, 999_999_999, i64::MAX as u64, random.random::<u64>() >> 1];
+        message.timestamp = times.choose(random).copied().unwrap_or(0);
     }
     message
 }
@@ -269,94 +270,88 @@ const ODD: [&str; 30] = [
     "%s%n",
 ];
 
-fn payload(random: &mut Random) -> Vec<u8> {
-    match random.below(8) {
+fn payload(random: &mut StdRng) -> Vec<u8> {
+    match random.random_range(0..8) {
         0 => Vec::new(),
-        1 | 2 => {
-            let length = random.below(64);
-            random.bytes(length)
-        }
-        3 => {
-            let length = random.below(64 * 1024);
-            random.bytes(length)
-        }
+        1 | 2 => bytes(random, 64),
+        3 => bytes(random, 64 * 1024),
         4 => string(random).into_bytes(),
         5 => odd(random).into_bytes(),
         6 => {
             // Deeper than a reader of JSON with a stack may go.
-            let depth = random.below(3_000);
+            let depth = random.random_range(0..3_000);
             "[".repeat(depth).into_bytes()
         }
         _ => json(random, 4).to_string().into_bytes(),
     }
 }
 
-fn odd(random: &mut Random) -> String {
-    random.pick(&ODD).copied().unwrap_or_default().to_owned()
+/// Fewer bytes than so many.
+fn bytes(random: &mut StdRng, many: usize) -> Vec<u8> {
+    let mut bytes = vec![0; random.random_range(0..many)];
+    random.fill(bytes.as_mut_slice());
+    bytes
 }
 
-fn string(random: &mut Random) -> String {
-    match random.below(6) {
+fn odd(random: &mut StdRng) -> String {
+    ODD.choose(random).copied().unwrap_or_default().to_owned()
+}
+
+fn string(random: &mut StdRng) -> String {
+    match random.random_range(0..6) {
         0 => String::new(),
         1 => odd(random),
         2 => {
-            let length = random.below(20);
-            let bytes = random.bytes(length).into_iter();
-            bytes.map(|byte| char::from(b' ' + byte % 95)).collect()
+            let length = random.random_range(0..20);
+            (0..length).map(|_| char::from(random.random_range(b' '..=b'~'))).collect()
         }
         3 => {
-            let length = random.below(20);
-            let chars = (0..length).filter_map(|_| {
-                char::from_u32(u32::try_from(random.next() % 0x11_0000).unwrap_or(0))
-            });
-            chars.collect()
+            let length = random.random_range(0..20);
+            (0..length).map(|_| random.random::<char>()).collect()
         }
         4 => "plant/press-1/temperature".to_owned(),
-        _ if random.one_in(8) => "x".repeat(STRING),
+        _ if random.random_ratio(1, 8) => "x".repeat(STRING),
         _ => "x".to_owned(),
     }
 }
 
-fn json(random: &mut Random, depth: usize) -> Value {
-    match random.below(if depth == 0 { 6 } else { 9 }) {
+fn json(random: &mut StdRng, depth: usize) -> Value {
+    match random.random_range(0..if depth == 0 { 6 } else { 9 }) {
         0 => Value::Null,
-        1 => Value::Bool(random.one_in(2)),
-        2 => Value::from(random.next()),
-        3 => Value::from(i64::from_le_bytes(random.next().to_le_bytes())),
-        4 => Value::from(f64::from_bits(random.next())),
+        1 => Value::Bool(random.random()),
+        2 => Value::from(random.random::<u64>()),
+        3 => Value::from(random.random::<i64>()),
+        4 => Value::from(f64::from_bits(random.random())),
         5 => Value::from(string(random)),
         6 | 7 => {
-            let count = random.below(4);
+            let count = random.random_range(0..4);
             let fields = (0..count).map(|_| (string(random), json(random, depth - 1)));
             Value::Object(fields.collect())
         }
         _ => {
-            let count = random.below(4);
+            let count = random.random_range(0..4);
             Value::Array((0..count).map(|_| json(random, depth - 1)).collect())
         }
     }
 }
 
 /// A sample with something changed in it: in its JSON where it is some, else in its bytes.
-fn mutated(random: &mut Random, payload: &[u8]) -> Vec<u8> {
-    if !random.one_in(3)
+fn mutated(random: &mut StdRng, payload: &[u8]) -> Vec<u8> {
+    if !random.random_ratio(1, 3)
         && let Ok(mut value) = serde_json::from_slice::<Value>(payload)
     {
         change(random, &mut value, 4);
         return value.to_string().into_bytes();
     }
     let mut bytes = payload.to_vec();
-    for _ in 0..=random.below(3) {
-        let at = random.below(bytes.len() + 1);
-        match random.below(5) {
+    for _ in 0..=random.random_range(0..3) {
+        let at = random.random_range(0..=bytes.len());
+        match random.random_range(0..5) {
             0 => bytes.truncate(at),
-            1 => {
-                let byte = random.bytes(1);
-                bytes.splice(at..at, byte);
-            }
+            1 => bytes.insert(at, random.random()),
             2 => {
                 if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << random.below(8);
+                    *byte ^= 1 << random.random_range(0..8);
                 }
             }
             3 => {
@@ -373,21 +368,20 @@ fn mutated(random: &mut Random, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Puts something else in one place of a JSON value, or takes a field away.
-fn change(random: &mut Random, value: &mut Value, depth: usize) {
-    let inside = depth > 0 && !random.one_in(4);
+fn change(random: &mut StdRng, value: &mut Value, depth: usize) {
+    let inside = depth > 0 && !random.random_ratio(1, 4);
     match value {
         Value::Object(fields) if inside && !fields.is_empty() => {
-            let place = random.below(fields.len());
+            let place = random.random_range(0..fields.len());
             let Some(name) = fields.keys().nth(place).cloned() else { return };
-            if random.one_in(4) {
+            if random.random_ratio(1, 4) {
                 fields.remove(&name);
             } else if let Some(field) = fields.get_mut(&name) {
                 change(random, field, depth - 1);
             }
         }
         Value::Array(items) if inside && !items.is_empty() => {
-            let place = random.below(items.len());
-            if let Some(item) = items.get_mut(place) {
+            if let Some(item) = items.choose_mut(random) {
                 change(random, item, depth - 1);
             }
         }
@@ -403,7 +397,7 @@ mod tests {
     fn a_seed_gives_the_same_messages() {
         let samples = [Message { payload: b"{\"value\":1}".to_vec(), ..Message::default() }];
         let all = |seed| {
-            let mut random = Random::new(seed);
+            let mut random = StdRng::seed_from_u64(seed);
             (0..200).map(|_| message(&mut random, &samples)).collect::<Vec<_>>()
         };
         assert_eq!(all(7), all(7));

@@ -14,7 +14,6 @@ mod arbitrary;
 mod build;
 mod inspect;
 mod project;
-mod random;
 mod sample;
 mod template;
 mod tool;

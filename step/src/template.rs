@@ -7,28 +7,25 @@ use millrace_compose::Kind;
 use crate::project::{Language, STEP_FILE, check_name};
 use crate::tool::{COMPONENTIZE_PY, COMPONENTIZE_QJS};
 
+/// Files of a folder, each with its text. With a kind of step: those of the folder in it for that kind, if there is one.
 macro_rules! embedded {
-    ($folder:literal: $($file:literal),*) => {
+    ($folder:literal, $kind:expr; $($file:literal),*) => {
+        match $kind {
+            Kind::Map => Some(embedded!(concat!($folder, "map/"); $($file),*)),
+            Kind::Filter => Some(embedded!(concat!($folder, "filter/"); $($file),*)),
+            Kind::FlatMap => Some(embedded!(concat!($folder, "flat-map/"); $($file),*)),
+            Kind::Branch => Some(embedded!(concat!($folder, "branch/"); $($file),*)),
+            Kind::Accumulate | Kind::Delay => None,
+        }
+    };
+    ($folder:expr; $($file:literal),*) => {
         [$(($file, include_str!(concat!($folder, $file)))),*]
     };
 }
 
 /// The contract: names and texts of the files of `wit/step`.
-pub const WIT: [(&str, &str); 7] = embedded!("../../wit/step/":
+pub const WIT: [(&str, &str); 7] = embedded!("../../wit/step/";
     "accumulate.wit", "branch.wit", "delay.wit", "filter.wit", "flat-map.wit", "map.wit", "types.wit");
-
-/// The parts of a language's project that depend on the kind.
-macro_rules! sources {
-    ($folder:literal, $kind:expr; $($file:literal),*) => {
-        match $kind {
-            Kind::Map => Some(vec![$(($file, include_str!(concat!("../templates/", $folder, "/map/", $file)))),*]),
-            Kind::Filter => Some(vec![$(($file, include_str!(concat!("../templates/", $folder, "/filter/", $file)))),*]),
-            Kind::FlatMap => Some(vec![$(($file, include_str!(concat!("../templates/", $folder, "/flat-map/", $file)))),*]),
-            Kind::Branch => Some(vec![$(($file, include_str!(concat!("../templates/", $folder, "/branch/", $file)))),*]),
-            Kind::Accumulate | Kind::Delay => None,
-        }
-    };
-}
 
 /// Why there is no new folder.
 #[derive(Debug, thiserror::Error)]
@@ -113,16 +110,20 @@ pub fn files(
         Language::Rust => {
             files
                 .push(("Cargo.toml".into(), fill(include_str!("../templates/rust/Cargo.toml.in"))));
-            sources!("rust", kind; "lib.rs")
-                .map(|all| all.into_iter().map(|(_, text)| ("src/lib.rs", text)).collect())
+            embedded!("../templates/rust/", kind; "lib.rs")
+                .map(|[(_, text)]| vec![("src/lib.rs", text)])
         }
-        Language::Python => sources!("python", kind; "app.py", "logic.py", "test_logic.py"),
+        Language::Python => {
+            embedded!("../templates/python/", kind; "app.py", "logic.py", "test_logic.py")
+                .map(Vec::from)
+        }
         Language::Javascript => {
             let package = include_str!("../templates/javascript/package.json.in");
             files.push(("package.json".into(), fill(package)));
             let text = include_str!("../templates/javascript/text.js");
             files.push(("text.js".into(), text.to_owned()));
-            sources!("javascript", kind; "app.js", "logic.js", "logic.test.js")
+            embedded!("../templates/javascript/", kind; "app.js", "logic.js", "logic.test.js")
+                .map(Vec::from)
         }
     };
     let sources = sources.ok_or(CreateError::Kind(kind))?;

@@ -39,6 +39,11 @@ pub enum TrialError {
         "this component exports no interface of `millrace:step` that is run; build it against a world of the contract"
     )]
     NoKind,
+    /// It has a state, which is kept for it in a pipeline.
+    #[error(
+        "an accumulate is tried in a pipeline, which has its window: write `tests` into the definition, and run `millrace pipeline test`"
+    )]
+    HasState,
     /// It can be several.
     #[error("this component can be {0}; say which with --kind")]
     SeveralKinds(String),
@@ -180,12 +185,9 @@ impl Trial {
 }
 
 fn kind(can_be: &[Kind], wanted: Option<Kind>) -> Result<Kind, TrialError> {
-    if let Some(kind) = wanted {
-        return Ok(kind);
-    }
-    let run: Vec<Kind> = can_be.iter().copied().filter(|kind| kind.is_driven()).collect();
-    match run.as_slice() {
+    match wanted.as_ref().map_or(can_be, std::slice::from_ref) {
         [] => Err(TrialError::NoKind),
+        [Kind::Accumulate] => Err(TrialError::HasState),
         [one] => Ok(*one),
         several => {
             let names: Vec<&str> = several.iter().map(|kind| kind.name()).collect();

@@ -152,8 +152,12 @@ fn what_is_wrong_with_a_trial() {
     let branch = Settings { kind: Some(Kind::Branch), ..Settings::default() };
     assert!(said(&branch).contains("--arm NAME"));
     assert!(matches!(
-        Trial::build(engine(), Path::new("x.wasm"), &[Kind::Delay], &Settings::default()),
+        Trial::build(engine(), Path::new("x.wasm"), &[], &Settings::default()),
         Err(TrialError::NoKind)
+    ));
+    assert!(matches!(
+        Trial::build(engine(), Path::new("x.wasm"), &[Kind::Accumulate], &Settings::default()),
+        Err(TrialError::HasState)
     ));
 
     let config: BTreeMap<_, _> = [("init".to_owned(), "invalid".to_owned())].into();

@@ -71,6 +71,15 @@ impl Plant {
         let nats = NatsServer::start().expect("nats-server");
         Self::start_on(nats, host_arguments, turn).await
     }
+
+    /// Starts all three, and deploys [`ALERTS`]: with what collects its alerts, and the machine before it.
+    pub async fn start_with_alerts() -> (Self, Collector, Machine) {
+        let plant = Self::start().await;
+        plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
+        let alerts = plant.collect("plant/alerts").await;
+        let machine = Machine::connect(&plant);
+        (plant, alerts, machine)
+    }
 }
 
 impl Plant<NatsMachine> {
@@ -130,6 +139,19 @@ impl<N: Nats> Plant<N> {
         self.nats.url()
     }
 
+    /// A client of the NATS server.
+    pub async fn nats_client(&self) -> async_nats::Client {
+        async_nats::connect(self.nats.url()).await.unwrap()
+    }
+
+    /// Gives wadm, as nats-server does, the word that an application was deleted.
+    pub async fn notify_of_deletion(&self, application: &str) {
+        let deletion = serde_json::json!({ "DeleteScalers": application }).to_string();
+        let jetstream = async_nats::jetstream::new(self.nats_client().await);
+        let subject = format!("wadm.notify.{LATTICE}");
+        jetstream.publish(subject, deletion.into()).await.unwrap().await.unwrap();
+    }
+
     /// A folder of this plant.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -158,7 +180,17 @@ impl<N: Nats> Plant<N> {
 
     /// Deploys a definition and waits until it runs; answers the status.
     pub async fn deploy(&self, file: &Path) -> serde_json::Value {
-        let answer = self.millrace(&["pipeline", "deploy", file.to_str().unwrap()]).await;
+        self.deploy_with(file, &[]).await
+    }
+
+    /// The same of a version that need not prove itself.
+    pub async fn deploy_unwatched(&self, file: &Path) -> serde_json::Value {
+        self.deploy_with(file, &["--watch", "0s"]).await
+    }
+
+    async fn deploy_with(&self, file: &Path, arguments: &[&str]) -> serde_json::Value {
+        let deploy = ["pipeline", "deploy", file.to_str().unwrap()];
+        let answer = self.millrace(&[&deploy, arguments].concat()).await;
         assert!(answer.code == 0, "deploy: {}\nhost log:\n{}", answer.stderr, self.log());
         answer.json()
     }
@@ -179,7 +211,7 @@ impl<N: Nats> Plant<N> {
 
     /// Collects dead letters of a pipeline from now on.
     pub async fn dead_letters(&self, pipeline: &str) -> DeadLetters {
-        let nats = async_nats::connect(self.nats.url()).await.unwrap();
+        let nats = self.nats_client().await;
         let mut bodies =
             nats.subscribe(format!("millrace.{LATTICE}.{pipeline}.dead.>")).await.unwrap();
         nats.flush().await.unwrap();
@@ -213,6 +245,15 @@ pub async fn millrace(nats_url: &str, arguments: &[&str]) -> Answer {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Looks until it is so; fails with what was waited for.
+pub async fn until(what: &str, patience: Duration, is_so: impl AsyncFn() -> bool) {
+    let start = Instant::now();
+    while !is_so().await {
+        assert!(start.elapsed() < patience, "not after {patience:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

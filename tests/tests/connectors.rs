@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use millrace_peers::Kafka;
-use millrace_tests::{ALERTS, Collector, Machine, Plant, hot};
+use millrace_tests::{Collector, Plant, hot};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -69,10 +69,7 @@ fn kill_provider(plant: &Plant, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn providers_that_are_killed_under_load_lose_nothing() {
-    let plant = Plant::start().await;
-    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
-    let alerts = plant.collect("plant/alerts").await;
-    let mut machine = Machine::connect(&plant);
+    let (plant, alerts, mut machine) = Plant::start_with_alerts().await;
     machine.readings(0..500, 500).await;
     kill_provider(&plant, "conduit");
     machine.readings(500..1500, 500).await;

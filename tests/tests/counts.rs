@@ -9,17 +9,14 @@
 
 use std::time::Duration;
 
-use millrace_tests::{ALERTS, Machine, Plant, hot};
+use millrace_tests::{Plant, hot};
 
 /// Recovery of the slowest part: a host comes back, is noticed, and its providers connect again.
 const RECOVERY: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_arrives_when_the_host_is_killed_in_between() {
-    let mut plant = Plant::start().await;
-    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
-    let alerts = plant.collect("plant/alerts").await;
-    let mut machine = Machine::connect(&plant);
+    let (mut plant, alerts, mut machine) = Plant::start_with_alerts().await;
 
     machine.readings(0..2000, 1000).await;
     plant.kill_host().await;
@@ -38,10 +35,7 @@ async fn every_message_arrives_when_the_host_is_killed_in_between() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_arrives_when_nats_dies_and_returns() {
-    let mut plant = Plant::start().await;
-    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
-    let alerts = plant.collect("plant/alerts").await;
-    let mut machine = Machine::connect(&plant);
+    let (mut plant, alerts, mut machine) = Plant::start_with_alerts().await;
 
     machine.readings(0..1000, 1000).await;
     plant.nats.kill().unwrap();
@@ -59,10 +53,7 @@ async fn every_message_arrives_when_nats_dies_and_returns() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_arrives_when_the_broker_dies_and_returns() {
-    let mut plant = Plant::start().await;
-    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
-    let alerts = plant.collect("plant/alerts").await;
-    let mut machine = Machine::connect(&plant);
+    let (mut plant, alerts, mut machine) = Plant::start_with_alerts().await;
 
     machine.readings(0..1000, 1000).await;
     machine.acknowledged().await;

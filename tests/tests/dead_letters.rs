@@ -61,10 +61,7 @@ fn shadow() -> String {
 
 /// Deploys the mended one, which need not prove itself.
 async fn mend(plant: &Plant) {
-    let file = plant.define("plant.yaml", &mended());
-    let deploy = ["pipeline", "deploy", file.to_str().unwrap(), "--watch", "0s"];
-    let deployed = plant.millrace(&deploy).await;
-    assert_eq!(deployed.code, 0, "{deployed:?}\n{}", plant.log());
+    plant.deploy_unwatched(&plant.define("plant.yaml", &mended())).await;
 }
 
 const EDGE: &str = "millrace.test.plant.edge";
@@ -186,7 +183,7 @@ fn came_to(summary: &Value) -> [u64; 4] {
 async fn a_replay_brings_exactly_the_letters_that_were_meant_through_the_mended_step() {
     let plant = Plant::start().await;
     plant.deploy(&plant.define("plant.yaml", PLANT)).await;
-    let nats = async_nats::connect(plant.nats_url()).await.unwrap();
+    let nats = plant.nats_client().await;
     let results = plant.collect("plant/results").await;
     let what = |seq| match seq {
         3 | 4 | 13 | 14 => "invalid",
@@ -286,7 +283,7 @@ async fn a_try_in_another_pipeline_keeps_the_letters() {
     let plant = Plant::start().await;
     plant.deploy(&plant.define("plant.yaml", PLANT)).await;
     plant.deploy(&plant.define("shadow.yaml", &shadow())).await;
-    let nats = async_nats::connect(plant.nats_url()).await.unwrap();
+    let nats = plant.nats_client().await;
     let (real, tried) =
         (plant.collect("plant/results").await, plant.collect("shadow/results").await);
     feed(&nats, &[(1, "internal"), (2, "fine"), (3, "internal")], 3).await;
@@ -320,7 +317,7 @@ async fn a_replay_that_is_killed_and_repeated_loses_nothing_and_sends_nothing_tw
     const LETTERS: u64 = 400;
     let plant = Plant::start().await;
     plant.deploy(&plant.define("plant.yaml", PLANT)).await;
-    let nats = async_nats::connect(plant.nats_url()).await.unwrap();
+    let nats = plant.nats_client().await;
     let results = plant.collect("plant/results").await;
     let messages: Vec<(u64, &str)> = (0..LETTERS).map(|seq| (seq, "invalid")).collect();
     feed(&nats, &messages, 3).await;

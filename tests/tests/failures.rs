@@ -11,12 +11,12 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use millrace_peers::NatsServer;
 use millrace_platform::find;
-use millrace_tests::{ALERTS, LATTICE, Machine, Plant, hot, millrace, reading};
+use millrace_tests::{ALERTS, LATTICE, Machine, Plant, hot, millrace, reading, until};
 use wasmcloud_control_interface::ClientBuilder;
 use wasmcloud_core::InterfaceLinkDefinition;
 use wasmcloud_core::rpc::link_del_subject;
@@ -90,9 +90,8 @@ async fn a_poison_message_is_found_alone_and_the_others_arrive() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deployed_twice_updated_and_undeployed_under_load() {
-    let plant = Plant::start().await;
+    let (plant, alerts, mut machine) = Plant::start_with_alerts().await;
     let file = plant.define("alerts.yaml", ALERTS);
-    plant.deploy(&file).await;
     let again = plant.millrace(&["pipeline", "deploy", file.to_str().unwrap(), "--no-wait"]).await;
     assert_eq!(
         again.json()["unchanged"],
@@ -100,18 +99,15 @@ async fn deployed_twice_updated_and_undeployed_under_load() {
         "the same definition twice changes nothing: {again:?}"
     );
 
-    let alerts = plant.collect("plant/alerts").await;
-    let mut machine = Machine::connect(&plant);
     machine.readings(0..1000, 500).await;
 
     // A new version while messages flow: other configuration for both stages, and another artifact version.
     let newer =
         ALERTS.replace("version: 0.1.0", "version: 0.2.0").replace("limit: 85", "limit: 86");
     let newer = plant.define("alerts.yaml", &newer);
-    let deploy = ["pipeline", "deploy", newer.to_str().unwrap(), "--watch", "0s"];
-    let (updated, ()) = tokio::join!(plant.millrace(&deploy), machine.readings(1000..2500, 500));
-    assert_eq!(updated.code, 0, "{updated:?}\n{}", plant.log());
-    assert!(updated.json()["version"].as_str().unwrap().starts_with("0.2.0-"), "{updated:?}");
+    let (updated, ()) =
+        tokio::join!(plant.deploy_unwatched(&newer), machine.readings(1000..2500, 500));
+    assert!(updated["version"].as_str().unwrap().starts_with("0.2.0-"), "{updated}");
 
     // Taken down while messages flow, and put back: the broker keeps what nobody took.
     let undeploy = ["pipeline", "undeploy", "alerts"];
@@ -134,16 +130,12 @@ async fn deployed_twice_updated_and_undeployed_under_load() {
 /// A host's message of a link can be lost, or overtake the one before it. The lattice's own list puts it right.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_misses_a_link_takes_it_up_from_the_lattice() {
-    let plant = Plant::start().await;
-    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
-    let alerts = plant.collect("plant/alerts").await;
-    let mut machine = Machine::connect(&plant);
+    let (plant, alerts, mut machine) = Plant::start_with_alerts().await;
     machine.readings(0..200, 500).await;
     alerts.wait_for(&hot(0..200), PATIENCE).await;
 
-    let nats = async_nats::connect(plant.nats.url()).await.unwrap();
-    let control =
-        wasmcloud_control_interface::ClientBuilder::new(nats.clone()).lattice(LATTICE).build();
+    let nats = plant.nats_client().await;
+    let control = ClientBuilder::new(nats.clone()).lattice(LATTICE).build();
     let links = control.get_links().await.unwrap().into_data().unwrap();
     let ours: Vec<_> =
         links.iter().filter(|link| link.source_id() == "millrace_mqtt-provider").collect();
@@ -175,28 +167,17 @@ async fn a_provider_that_misses_a_link_takes_it_up_from_the_lattice() {
 /// went away before the first was acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_wadm_has_lost_sight_of_is_deployed_again() {
-    let plant = Plant::start().await;
-    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
-    let alerts = plant.collect("plant/alerts").await;
-    let mut machine = Machine::connect(&plant);
+    let (plant, alerts, mut machine) = Plant::start_with_alerts().await;
     machine.readings(0..100, 200).await;
 
-    let nats = async_nats::connect(plant.nats_url()).await.unwrap();
-    let deletion = serde_json::json!({ "DeleteScalers": "alerts" }).to_string();
-    let subject = format!("wadm.notify.{LATTICE}");
-    let jetstream = async_nats::jetstream::new(nats);
-    jetstream.publish(subject, deletion.into()).await.unwrap().await.unwrap();
-    let runs = async || plant.millrace(&["pipeline", "status", "alerts"]).await;
-    let start = Instant::now();
-    while runs().await.code == 0 {
-        assert!(start.elapsed() < PATIENCE, "wadm took no notice of the deletion");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    plant.notify_of_deletion("alerts").await;
+    let status = async || plant.millrace(&["pipeline", "status", "alerts"]).await;
+    until("wadm takes notice of the deletion", PATIENCE, async || status().await.code != 0).await;
 
     machine.readings(100..300, 200).await;
     machine.acknowledged().await;
     alerts.wait_for(&hot(0..300), PATIENCE).await;
-    let status = runs().await;
+    let status = status().await;
     assert_eq!(status.code, 0, "{status:?}");
     assert!(plant.log().contains("wadm is asked to deploy it again"), "{}", plant.log());
     plant.stop().await;
@@ -205,15 +186,12 @@ async fn a_pipeline_that_wadm_has_lost_sight_of_is_deployed_again() {
 /// wadm deletes the configuration of a stage, and writes it anew, when it is given once more what it has done already.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_keeps_its_configuration_when_it_is_deleted_in_the_lattice() {
-    let plant = Plant::start().await;
-    plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
-    let alerts = plant.collect("plant/alerts").await;
-    let mut machine = Machine::connect(&plant);
+    let (plant, alerts, mut machine) = Plant::start_with_alerts().await;
     machine.readings(0..100, 200).await;
 
-    let nats = async_nats::connect(plant.nats_url()).await.unwrap();
     let bucket = format!("CONFIGDATA_{LATTICE}");
-    let configs = async_nats::jetstream::new(nats).get_key_value(bucket).await.unwrap();
+    let jetstream = async_nats::jetstream::new(plant.nats_client().await);
+    let configs = jetstream.get_key_value(bucket).await.unwrap();
     let keys: Vec<String> = configs.keys().await.unwrap().try_collect().await.unwrap();
     let of_stages: Vec<&String> = keys.iter().filter(|key| key.contains("-stage_")).collect();
     assert_eq!(of_stages.len(), 2, "{keys:?}");
@@ -234,8 +212,7 @@ async fn a_stage_keeps_its_configuration_when_it_is_deleted_in_the_lattice() {
 async fn what_wadm_does_not_know_of_is_stopped_with_its_pipeline() {
     let plant = Plant::start().await;
     plant.deploy(&plant.define("alerts.yaml", ALERTS)).await;
-    let nats = async_nats::connect(plant.nats_url()).await.unwrap();
-    let control = ClientBuilder::new(nats.clone()).lattice(LATTICE).build();
+    let control = ClientBuilder::new(plant.nats_client().await).lattice(LATTICE).build();
     let host = control.get_hosts().await.unwrap().remove(0).into_data().unwrap();
     let inventory = async || {
         control
@@ -252,15 +229,9 @@ async fn what_wadm_does_not_know_of_is_stopped_with_its_pipeline() {
     let stage = &running[0];
 
     // For wadm it is gone, and then it is started.
-    let deletion = serde_json::json!({ "DeleteScalers": "alerts" }).to_string();
-    let jetstream = async_nats::jetstream::new(nats);
-    let subject = format!("wadm.notify.{LATTICE}");
-    jetstream.publish(subject, deletion.into()).await.unwrap().await.unwrap();
-    let start = Instant::now();
-    while !inventory().await.is_empty() {
-        assert!(start.elapsed() < PATIENCE, "wadm took no notice of the deletion");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    plant.notify_of_deletion("alerts").await;
+    let is_gone = async || inventory().await.is_empty();
+    until("wadm takes notice of the deletion", PATIENCE, is_gone).await;
     let annotations = stage.annotations().cloned();
     let started = control.scale_component(
         host.id(),
@@ -272,14 +243,11 @@ async fn what_wadm_does_not_know_of_is_stopped_with_its_pipeline() {
         false,
     );
     assert!(started.await.unwrap().succeeded());
-    while inventory().await.is_empty() {
-        assert!(start.elapsed() < PATIENCE, "the host does not start it");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    until("the host starts it", PATIENCE, async || !is_gone().await).await;
 
     let undeployed = plant.millrace(&["pipeline", "undeploy", "alerts"]).await;
     assert_eq!(undeployed.code, 0, "{undeployed:?}\n{}", plant.log());
-    assert!(inventory().await.is_empty());
+    assert!(is_gone().await);
     plant.stop().await;
 }
 

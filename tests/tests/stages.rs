@@ -72,7 +72,8 @@ async fn each_arm_gets_its_messages_also_when_the_conduit_is_killed() {
         .replace("version: 0.1.0", "version: 0.2.0")
         .replace("[low, normal, high]", "[normal, high]")
         .replace("sort.low, ", "");
-    deploy(&plant, "fewer.yaml", &fewer).await;
+    // Nobody watches it: it is to make dead letters.
+    plant.deploy_unwatched(&plant.define("fewer.yaml", &fewer)).await;
     let letters = plant.dead_letters("sorted").await;
     machine.readings(1_000..1_020, 500).await;
     alarm.wait_for(&hot(0..1_020), PATIENCE).await;
@@ -83,7 +84,7 @@ async fn each_arm_gets_its_messages_also_when_the_conduit_is_killed() {
 
     // Once the definition has it again, they are given to it anew.
     let again = SORTED.replace("version: 0.1.0", "version: 0.3.0");
-    deploy(&plant, "again.yaml", &again).await;
+    plant.deploy_unwatched(&plant.define("again.yaml", &again)).await;
     let replayed = plant.millrace(&["dead", "replay", "sorted", "--yes"]).await;
     assert_eq!(replayed.code, 0, "{replayed:?}");
     history.wait_for(&(0..1_020).collect(), PATIENCE).await;
@@ -118,12 +119,4 @@ binding:
     machine.acknowledged().await;
     out.wait_for(&(0..200).collect(), PATIENCE).await;
     plant.stop().await;
-}
-
-/// Nobody watches it: it is to make dead letters.
-async fn deploy(plant: &Plant, name: &str, text: &str) {
-    let file = plant.define(name, text);
-    let deploy = ["pipeline", "deploy", file.to_str().unwrap(), "--watch", "0s"];
-    let deployed = plant.millrace(&deploy).await;
-    assert_eq!(deployed.code, 0, "{deployed:?}\n{}", plant.log());
 }

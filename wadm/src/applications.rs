@@ -1,5 +1,6 @@
 //! The life of applications on a lattice, through wadm's API.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use wadm_client::error::ClientError;
@@ -167,6 +168,9 @@ pub(crate) struct Incomplete {
     /// What does not run of it.
     pub(crate) missing: Vec<String>,
 }
+
+/// By the names of applications: the version that is deployed, and its manifest. A version of ours stays what it is.
+pub(crate) type Manifests = HashMap<String, (String, Manifest)>;
 
 /// A provider on a lattice.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -411,21 +415,14 @@ impl Applications {
             if self.status_of(&application).await?.info.status_type != StatusType::Deployed {
                 continue;
             }
-            let versions = self.versions(&application).await?;
-            if let Some(deployed) = versions.iter().find(|v| v.deployed) {
-                self.ask_to_deploy(&application, &deployed.version).await?;
-            }
+            self.ask_for_deployed(&application, None).await?;
         }
         Ok(())
     }
 
     pub(crate) async fn ask_again(&self, status: &PipelineStatus) -> Result<(), WadmError> {
         for provider in status.providers_missing() {
-            let application = provider_application(&provider.name);
-            let versions = self.versions(&application).await?;
-            if let Some(deployed) = versions.iter().find(|v| v.deployed) {
-                self.ask_to_deploy(&application, &deployed.version).await?;
-            }
+            self.ask_for_deployed(&provider_application(&provider.name), None).await?;
         }
         match &status.version {
             Some(version) if status.no_stage_runs() => {
@@ -553,21 +550,34 @@ impl Applications {
         forgotten.map(|_| ()).map_err(|e| self.error("forget", &application, e))
     }
 
-    /// The pipelines and providers whose deployed version does not run in full on the hosts that there are.
+    /// The pipelines and providers whose deployed version does not run in full on the hosts that there are. wadm is asked
+    /// only for manifests that are not among the known ones, which are those of all deployed versions afterwards.
     ///
     /// # Errors
     ///
     /// wadm does not answer.
-    pub(crate) async fn incomplete(&self) -> Result<Vec<Incomplete>, WadmError> {
+    pub(crate) async fn incomplete(
+        &self,
+        known: &mut Manifests,
+    ) -> Result<Vec<Incomplete>, WadmError> {
         let mut incomplete = Vec::new();
         let listed = self.listed().await?;
         let inventories = self.inventories().await;
+        let mut before = std::mem::take(known);
         for application in listed {
-            let Some((version, manifest)) = self.deployed(&application).await? else { continue };
+            let is_deployed =
+                |known: &(String, _)| application.deployed_version.as_ref() == Some(&known.0);
+            let deployed = match before.remove(&application.name).filter(is_deployed) {
+                Some(same) => Some(same),
+                None => self.deployed(&application).await?,
+            };
+            let Some((version, manifest)) = deployed else { continue };
             let missing = status::not_running(&manifest, &inventories);
             if !missing.is_empty() {
-                incomplete.push(Incomplete { name: application.name, version, missing });
+                let (name, version) = (application.name.clone(), version.clone());
+                incomplete.push(Incomplete { name, version, missing });
             }
+            known.insert(application.name, (version, manifest));
         }
         Ok(incomplete)
     }
@@ -582,12 +592,18 @@ impl Applications {
         if self.rollouts.last(name).await?.is_some_and(|last| !last.state.has_ended()) {
             return Ok(false);
         }
+        self.ask_for_deployed(name, Some(version)).await
+    }
+
+    /// Asks for the version of an application that is deployed once more, where there is one, or only where it is this one;
+    /// whether it was asked for.
+    async fn ask_for_deployed(&self, name: &str, only: Option<&str>) -> Result<bool, WadmError> {
         let known = self.versions(name).await?;
-        let is_deployed = known.iter().any(|v| v.deployed && v.version == version);
-        if is_deployed {
-            self.ask_to_deploy(name, version).await?;
+        let deployed = known.iter().find(|v| v.deployed);
+        match deployed.filter(|v| only.is_none_or(|only| only == v.version)) {
+            Some(deployed) => self.ask_to_deploy(name, &deployed.version).await.map(|()| true),
+            None => Ok(false),
         }
-        Ok(is_deployed)
     }
 
     async fn listed(&self) -> Result<Vec<ModelSummary>, WadmError> {

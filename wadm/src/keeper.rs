@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::applications::{Applications, Incomplete};
+use crate::applications::{Applications, Incomplete, Manifests};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(5);
@@ -24,10 +24,10 @@ const AT_MOST: Duration = Duration::from_secs(300);
 /// Has wadm look after the applications of a lattice, for as long as it is polled.
 pub async fn keep(nats: async_nats::Client, lattice: &str) {
     let applications = Applications::new(nats, lattice);
-    let mut memory = Memory::default();
+    let (mut memory, mut manifests) = (Memory::default(), Manifests::new());
     loop {
         tokio::time::sleep(LOOK).await;
-        match applications.incomplete().await {
+        match applications.incomplete(&mut manifests).await {
             Ok(found) => {
                 for application in memory.see(found, Instant::now()) {
                     ask(&applications, &application).await;

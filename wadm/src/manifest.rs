@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_pipeline::{Edge, Hosts, Output, Plan, PlannedSink, PlannedSource, Stage, StageInput};
+use millrace_settings::window::{STATE, STATE_IDLE};
 use sha2::{Digest as _, Sha256};
 use wadm_types::{
     CapabilityProperties, Component, ComponentProperties, ConfigDefinition, ConfigProperty,
@@ -292,7 +293,13 @@ fn input_settings<'a>(
         }
         StageInput::Edge(name) => {
             let edge = edge(plan, name)?;
-            (CONDUIT, name, millrace_settings::to_flat(&edge.settings)?, &edge.delivery)
+            let mut settings = millrace_settings::to_flat(&edge.settings)?;
+            if let Some(state) = &edge.state {
+                let idle = state.idle_ms.map(|ms| (STATE_IDLE.to_owned(), ms.to_string()));
+                settings.extend(idle);
+                settings.insert(STATE.to_owned(), state.step.clone());
+            }
+            (CONDUIT, name, settings, &edge.delivery)
         }
     };
     settings.extend(millrace_settings::to_flat(delivery)?);

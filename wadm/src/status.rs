@@ -184,22 +184,15 @@ pub(crate) fn combine(
 ) -> PipelineStatus {
     let (mut stages, mut providers) = (Vec::new(), Vec::new());
     for component in wanted.iter().flat_map(|m| m.components()) {
-        let name = component.name.clone();
         match &component.properties {
             Properties::Component { properties } => {
-                let id = properties.id.clone().unwrap_or_default();
-                let image = properties.image.as_deref();
-                let problem = problem(wadm, &name, &id).map(|text| with_image(text, image));
-                let (running, hosts) = running_instances(&id, inventories);
-                stages.push(StageStatus {
-                    name,
-                    wanted: instances(component, inventories.len()),
-                    running,
-                    hosts,
-                    problem,
-                });
+                let id = properties.id.as_deref().unwrap_or_default();
+                let problem = problem(wadm, &component.name, id)
+                    .map(|text| with_image(text, properties.image.as_deref()));
+                stages.push(StageStatus { problem, ..stage(component, id, inventories) });
             }
             Properties::Capability { .. } => {
+                let name = component.name.clone();
                 let hosts = hosts_of(&name, inventories);
                 let running = hosts.len() as u64;
                 providers.push(StageStatus { name, wanted: 1, running, hosts, problem: None });
@@ -229,10 +222,27 @@ pub(crate) fn not_running(wanted: &Manifest, inventories: &[Inventory]) -> Vec<S
         let runs = !hosts_of(provider, inventories).is_empty();
         return if runs { Vec::new() } else { vec![format!("provider `{provider}`")] };
     }
-    let name = &wanted.metadata.name;
-    let status = combine(name, None, &Status::default(), Some(wanted), inventories, Vec::new());
-    let missing = status.stages.iter().filter(|stage| stage.running < stage.wanted);
+    let stages = wanted.components().filter_map(|component| match &component.properties {
+        Properties::Component { properties } => {
+            let id = properties.id.as_deref().unwrap_or_default();
+            Some(stage(component, id, inventories))
+        }
+        Properties::Capability { .. } => None,
+    });
+    let missing = stages.filter(|stage| stage.running < stage.wanted);
     missing.map(|stage| format!("stage `{}`", stage.name)).collect()
+}
+
+/// A stage as it is wanted, and as the hosts run it.
+fn stage(component: &wadm_types::Component, id: &str, inventories: &[Inventory]) -> StageStatus {
+    let (running, hosts) = running_instances(id, inventories);
+    StageStatus {
+        name: component.name.clone(),
+        wanted: instances(component, inventories.len()),
+        running,
+        hosts,
+        problem: None,
+    }
 }
 
 fn running_instances(id: &str, inventories: &[Inventory]) -> (u64, Vec<String>) {

@@ -53,7 +53,7 @@ pub(crate) async fn measure(effort: &Effort) -> anyhow::Result<Vec<Row>> {
     progress(format!("harness: {} rounds in this process", effort.rounds));
     let engine = engine()?;
     let nothing = Subject::nothing(&engine)?;
-    let subjects = [Kind::Map, Kind::Filter, Kind::FlatMap, Kind::Branch]
+    let subjects = [Kind::Map, Kind::Filter, Kind::FlatMap, Kind::Branch, Kind::Delay]
         .into_iter()
         .map(|kind| Subject::stage(&engine, kind))
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -100,7 +100,7 @@ fn row(name: &str, size: usize, call_us: f64, bare_us: f64) -> Row {
 }
 
 /// As the host does it (wasmcloud-runtime 0.12, `RuntimeBuilder::build`).
-fn engine() -> anyhow::Result<Engine> {
+pub(crate) fn engine() -> anyhow::Result<Engine> {
     let mut config = Config::new();
     config.async_support(true).epoch_interruption(true).wasm_component_model(true);
     let mut pool = PoolingAllocationConfig::default();
@@ -123,9 +123,9 @@ fn engine() -> anyhow::Result<Engine> {
 
 #[derive(ComponentType, Lift, Lower, Debug, Clone)]
 #[component(record)]
-struct BrokerMessage {
+pub(crate) struct BrokerMessage {
     subject: String,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     #[component(name = "reply-to")]
     reply_to: Option<String>,
 }
@@ -165,7 +165,7 @@ struct World {
 }
 
 /// Something with the interface of a stage.
-struct Subject {
+pub(crate) struct Subject {
     name: &'static str,
     engine: Engine,
     instance: InstancePre<World>,
@@ -185,7 +185,7 @@ impl Subject {
         Self::new(name, engine, &artifact.bytes, config)
     }
 
-    fn new(
+    pub(crate) fn new(
         name: &'static str,
         engine: &Engine,
         bytes: &[u8],
@@ -197,7 +197,7 @@ impl Subject {
     }
 
     /// One call as the host makes it: a new store and a new instance.
-    async fn call(&self, body: &Bytes) -> anyhow::Result<Vec<BrokerMessage>> {
+    pub(crate) async fn call(&self, body: &Bytes) -> anyhow::Result<Vec<BrokerMessage>> {
         let world = World { config: Arc::clone(&self.config), published: Vec::new() };
         let mut store = Store::new(&self.engine, world);
         // No clock ticks here, so nothing runs out.
@@ -290,7 +290,7 @@ mod tests {
     async fn every_figure_is_there_and_positive() {
         let rows = measure(&Effort { rounds: 3, calls: 5 }).await.unwrap();
         let whats: Vec<&str> = rows.iter().map(|row| row.what.as_str()).collect();
-        assert_eq!(rows.len(), 12, "{whats:?}");
+        assert_eq!(rows.len(), 15, "{whats:?}");
         for row in &rows {
             let bare = row.bare.as_ref().unwrap();
             for value in [row.value, bare.value, bare.ratio] {

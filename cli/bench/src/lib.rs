@@ -31,6 +31,7 @@ mod mqtt;
 mod parts;
 pub mod report;
 mod stage;
+mod windows;
 
 use std::path::PathBuf;
 
@@ -42,6 +43,8 @@ use report::{Environment, Report, Row};
 enum Part {
     /// A composed stage in this process.
     Harness,
+    /// A step with windows and its state, in this process.
+    Windows,
     /// One stage over the lattice.
     Stage,
     /// Two stages with a durable edge between them.
@@ -63,8 +66,9 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Harness,
+        Self::Windows,
         Self::Stage,
         Self::Edge,
         Self::Backlog,
@@ -79,6 +83,7 @@ impl Part {
     const fn name(self) -> &'static str {
         match self {
             Self::Harness => "harness",
+            Self::Windows => "windows",
             Self::Stage => "stage",
             Self::Edge => "edge",
             Self::Backlog => "backlog",
@@ -172,6 +177,7 @@ async fn measure(args: &Args) -> anyhow::Result<Report> {
 async fn measure_part(part: Part, effort: Effort) -> anyhow::Result<Vec<Row>> {
     match part {
         Part::Harness => harness::measure(&harness::Effort::from(effort)).await,
+        Part::Windows => windows::measure(effort).await,
         Part::Stage => stage::measure(effort).await,
         Part::Edge => edge::measure(effort).await,
         Part::Backlog => backlog::measure(effort).await,

@@ -92,12 +92,12 @@ pub(crate) fn now_ns() -> u64 {
 
 /// A stage of one step that passes everything on.
 pub(crate) fn pass_stage(name: &str, kind: Kind) -> anyhow::Result<Artifact> {
-    let file = component(match kind {
-        Kind::Filter => "pass-filter",
-        Kind::FlatMap => "pass-flat-map",
-        Kind::Branch => "pass-branch",
-        _ => "pass-map",
-    });
+    stage_of(name, kind, &format!("pass-{kind}"))
+}
+
+/// A stage of one step.
+pub(crate) fn stage_of(name: &str, kind: Kind, step: &str) -> anyhow::Result<Artifact> {
+    let file = component(step);
     let component = std::fs::read(&file).with_context(|| {
         format!("could not read {}; build it with `make build`", file.display())
     })?;

@@ -95,7 +95,7 @@ fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         .with_context(|| format!("could not write {}", file.display()))
 }
 
-/// Removes the streams of a pipeline, and the spills that are in other JetStream domains; answers their names.
+/// Removes the streams of a pipeline, the states of its steps, and the spills that are in other JetStream domains; answers their names.
 pub(crate) async fn purge(
     nats: &async_nats::Client,
     lattice: &str,
@@ -104,10 +104,11 @@ pub(crate) async fn purge(
     use futures::TryStreamExt as _;
     let jetstream = async_nats::jetstream::new(nats.clone());
     let prefix = format!("MILLRACE_{lattice}_{pipeline}_");
+    let is_own = |name: &str| name.strip_prefix("KV_").unwrap_or(name).starts_with(&prefix);
     let streams: Vec<_> =
         jetstream.streams().try_collect().await.context("could not list the streams")?;
     let mut removed = Vec::new();
-    for stream in streams.into_iter().filter(|stream| stream.config.name.starts_with(&prefix)) {
+    for stream in streams.into_iter().filter(|stream| is_own(&stream.config.name)) {
         // First, because only this stream tells where it is.
         if let Some((domain, spill)) = millrace_conduit::spill_elsewhere(&stream.config) {
             let there = async_nats::jetstream::with_domain(nats.clone(), domain);

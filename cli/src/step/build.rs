@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use millrace_step::{Project, inspect};
 use serde_json::json;
 
-use super::{human_size, memory, read, tools};
-use crate::ui::{Ui, human_time};
+use super::{memory, read, tools};
+use crate::ui::{Ui, human_size, human_time};
 
 /// What to build.
 #[derive(Debug, Clone, clap::Args)]

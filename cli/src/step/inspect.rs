@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use millrace_desk::shown_text;
 use millrace_step::{Fate, Inspection};
 
-use super::{Given, Subject, human_size, memory};
-use crate::ui::Ui;
+use super::{Given, Subject, memory};
+use crate::ui::{Ui, human_size};
 
 /// What to look at.
 #[derive(Debug, Clone, clap::Args)]

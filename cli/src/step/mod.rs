@@ -128,13 +128,3 @@ fn memory(text: Option<&str>) -> anyhow::Result<Option<u64>> {
     };
     text.map(parse).transpose()
 }
-
-/// `1.0 MiB`.
-fn human_size(bytes: u64) -> String {
-    let kib = bytes as f64 / 1024.0;
-    match bytes {
-        0..1024 => format!("{bytes} B"),
-        1024..1_048_576 => format!("{kib:.1} KiB"),
-        _ => format!("{:.1} MiB", kib / 1024.0),
-    }
-}

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use millrace_compose::Kind;
 use millrace_desk::{Engine, Message, Options, shown};
+use millrace_pipeline::{Hex, Payload, TestMessage, Time};
 use millrace_step::{Case, Ended, Findings, Trial, Tried, arbitrary, inspect, read_samples};
 use serde_json::{Value, json};
 
@@ -192,28 +193,17 @@ fn sample_json(message: &Message, tried: &Tried) -> Value {
 
 /// As a line of a file of samples.
 fn message_json(message: &Message) -> Value {
-    let mut fields = serde_json::Map::new();
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    match std::str::from_utf8(&message.payload) {
-        Ok(text) => fields.insert("payload".into(), json!(text)),
-        Err(_) => fields.insert("hex".into(), json!(hex(&message.payload))),
+    let payload = match std::str::from_utf8(&message.payload) {
+        Ok(text) => Payload::Text(text.to_owned()),
+        Err(_) => Payload::Hex(Hex(message.payload.clone())),
     };
-    if !message.topic.is_empty() {
-        fields.insert("topic".into(), json!(message.topic));
-    }
-    if let Some(key) = &message.key {
-        fields.insert("key".into(), json!(String::from_utf8_lossy(key)));
-    }
-    if let Some(kind) = &message.content_type {
-        fields.insert("content-type".into(), json!(kind));
-    }
-    if !message.headers.is_empty() {
-        let headers = message.headers.iter().map(|(name, value)| (name.clone(), json!(value)));
-        fields.insert("headers".into(), Value::Object(headers.collect()));
-    }
-    if message.timestamp != millrace_pipeline::Time::DEFAULT.nanoseconds() {
-        let time = millrace_pipeline::Time::from_nanoseconds(message.timestamp);
-        fields.insert("timestamp".into(), json!(time.to_string()));
-    }
-    Value::Object(fields)
+    let time = Time::from_nanoseconds(message.timestamp);
+    json!(TestMessage {
+        payload: Some(payload),
+        topic: Some(message.topic.clone()).filter(|topic| !topic.is_empty()),
+        key: message.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned()),
+        headers: message.headers.iter().cloned().collect(),
+        content_type: message.content_type.clone(),
+        timestamp: Some(time).filter(|time| *time != Time::DEFAULT),
+    })
 }

@@ -30,12 +30,14 @@ pub fn engine() -> &'static Engine {
     })
 }
 
-pub const COMPONENTS: [&str; 8] = [
+pub const COMPONENTS: [&str; 10] = [
     "above-limit",
+    "aggregate",
     "asks-around",
     "fahrenheit-to-celsius",
     "misbehaves",
     "on-off-control",
+    "pass-delay",
     "pass-filter",
     "pass-map",
     "split-lines",

@@ -14,8 +14,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use millrace_batch::{BatchWriter, Fields};
+use millrace_batch::{Batch, BatchWriter, Fields};
 use millrace_compose::Kind;
+use millrace_window::{Document, Entry, Group, attach};
 use support::{Stage, step};
 
 const COUNT: usize = 500;
@@ -29,14 +30,26 @@ fn main() {
     );
     println!("| stage | payload | us/message, instance kept | new instance for each call |");
     println!("|---|---|---|---|");
-    for (name, steps) in [
-        ("no step", vec![]),
-        ("filter", vec![step("s", Kind::Filter, "pass-filter")]),
-        ("map", vec![step("s", Kind::Map, "pass-map")]),
+    let accumulate = || vec![step("s", Kind::Accumulate, "pass-accumulate")];
+    for (name, steps, state) in [
+        ("no step", vec![], None),
+        ("filter", vec![step("s", Kind::Filter, "pass-filter")], None),
+        ("map", vec![step("s", Kind::Map, "pass-map")], None),
+        ("delay", vec![step("s", Kind::Delay, "pass-delay")], None),
+        ("accumulate, 1 key", accumulate(), Some((1, 0))),
+        ("accumulate, 500 keys", accumulate(), Some((500, 0))),
+        ("accumulate, 500 of 5,000 keys", accumulate(), Some((500, 4500))),
     ] {
-        let stage = Stage::of(steps);
+        let stage = Stage::of(steps)
+            .with("state-subject", "plant.state")
+            .with("step.0.window", "tumbling 1000000");
         for size in [64, 200, 1000] {
-            let mut body = body(size);
+            let keys = state.map_or(1, |(keys, _)| keys);
+            let mut body = body(size, keys);
+            if let Some((_, others)) = state {
+                let batch = Batch::parse(&body).unwrap();
+                body = attach(&batch, &document(others), "kv/1", 1, false).unwrap();
+            }
             let (kept, new) = (time_kept(&stage, &body), time_new(&stage, &body));
             body[4] = 0;
             let (bare_kept, bare_new) = (time_kept(&stage, &body), time_new(&stage, &body));
@@ -50,12 +63,22 @@ fn main() {
     }
 }
 
-fn body(size: usize) -> Vec<u8> {
+/// The state of so many keys of which no message comes.
+fn document(keys: u32) -> Vec<u8> {
+    let keys: Vec<[u8; 5]> = (0..keys).map(|key| [1, key as u8, (key >> 8) as u8, 0, 0]).collect();
+    let entry =
+        |key| Entry { group: Group::Key(key), start: 0, end: 1_000_000, count: 1, state: &[1; 8] };
+    Document::of(1, keys.iter().map(|key| entry(&key[..]))).write()
+}
+
+fn body(size: usize, keys: u64) -> Vec<u8> {
     let mut writer = BatchWriter::new([("id", "01J"), ("traceparent", "00-ab-cd-01")]).unwrap();
     let payload = vec![b'x'; size];
     for timestamp in 0..COUNT as u64 {
+        let key = (timestamp % keys).to_le_bytes();
         let fields = Fields {
             timestamp,
+            key: key.first_chunk::<4>().map(|key| &key[..]),
             topic: "plant/press-1/temperature",
             payload: &payload,
             ..Fields::default()

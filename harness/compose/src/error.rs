@@ -37,11 +37,8 @@ pub enum StepError {
     /// It is no usable component.
     #[error(transparent)]
     Component(#[from] ComponentError),
-    /// The kind is in the contract, but has no engine yet.
-    #[error("steps of kind `{0}` cannot be run by this version; {kinds} can", kinds = list(&driven()))]
-    NotDriven(Kind),
     /// It does not export what its kind needs.
-    #[error("a {kind} step has to export `{}`, but this component exports {}{}", kind.interface(), list(exports), suggestion(fits))]
+    #[error("{} has to export `{}`, but this component exports {}{}", a_step(*kind), kind.interface(), list(exports), suggestion(fits))]
     MissingExport {
         /// The kind the step is said to be.
         kind: Kind,
@@ -116,6 +113,17 @@ pub enum ComposeError {
         /// Their number.
         steps: usize,
     },
+    /// A step with state beside others.
+    #[error(
+        "step `{step}` has state, so that it has to be the only step of its stage, and the stage has {steps}; a durable \
+         edge before it and behind it makes it one"
+    )]
+    NotAlone {
+        /// Name of the step with state.
+        step: String,
+        /// Number of steps of the stage.
+        steps: usize,
+    },
     /// The parts do not fit together: a defect of the platform, not of a step.
     #[error("the stage could not be linked: {0}")]
     Link(String),
@@ -126,14 +134,15 @@ pub enum ComposeError {
     Escape(String),
 }
 
-fn driven() -> Vec<Kind> {
-    Kind::ALL.into_iter().filter(|kind| kind.is_driven()).collect()
+fn a_step(kind: Kind) -> String {
+    let article = if kind == Kind::Accumulate { "an" } else { "a" };
+    format!("{article} {kind} step")
 }
 
 fn suggestion(fits: &[Kind]) -> String {
     match fits {
         [] => "; build it against a world of `millrace:step`".to_owned(),
-        [kind] => format!("; it is a {kind} step: write `{kind}` in the pipeline"),
+        [kind] => format!("; it is {}: write `{kind}` in the pipeline", a_step(*kind)),
         several => format!("; it could be one of: {}", list(several)),
     }
 }

@@ -26,13 +26,14 @@ pub(crate) const OUTLET: Guest = guest!("outlet");
 pub(crate) const DENY: Guest = guest!("deny");
 pub(crate) const DENY_CLOCKS: Guest = guest!("deny-clocks");
 
-/// The part that drives steps of a kind, if this version has one.
-pub(crate) const fn drive(kind: Kind) -> Option<Guest> {
+/// The part that drives steps of a kind.
+pub(crate) const fn drive(kind: Kind) -> Guest {
     match kind {
-        Kind::Map => Some(guest!("drive-map")),
-        Kind::Filter => Some(guest!("drive-filter")),
-        Kind::FlatMap => Some(guest!("drive-flat-map")),
-        Kind::Branch => Some(guest!("drive-branch")),
-        Kind::Accumulate | Kind::Delay => None,
+        Kind::Map => guest!("drive-map"),
+        Kind::Filter => guest!("drive-filter"),
+        Kind::FlatMap => guest!("drive-flat-map"),
+        Kind::Branch => guest!("drive-branch"),
+        Kind::Accumulate => guest!("drive-accumulate"),
+        Kind::Delay => guest!("drive-delay"),
     }
 }

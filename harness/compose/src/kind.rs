@@ -54,10 +54,10 @@ impl Kind {
         }
     }
 
-    /// Whether this version of the platform runs steps of this kind.
+    /// Whether steps of this kind have a state, which their caller keeps. Such a step is the only one of its stage.
     #[must_use]
-    pub const fn is_driven(self) -> bool {
-        crate::harness::drive(self).is_some()
+    pub const fn has_state(self) -> bool {
+        matches!(self, Self::Accumulate)
     }
 }
 

@@ -70,6 +70,11 @@ pub fn compose(stage: &StageSpec) -> Result<Artifact, ComposeError> {
     if stage.steps.len() > MAX_STEPS {
         return Err(ComposeError::TooManySteps { steps: stage.steps.len() });
     }
+    // Its state document comes in front of the batch and goes back with what came of it: no other step may see it.
+    let with_state = stage.steps.iter().find(|step| step.kind.has_state());
+    if let (Some(step), 2..) = (with_state, stage.steps.len()) {
+        return Err(ComposeError::NotAlone { step: step.name.clone(), steps: stage.steps.len() });
+    }
     let steps = stage
         .steps
         .iter()

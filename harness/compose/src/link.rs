@@ -16,6 +16,7 @@ use crate::policy::{Decision, decide};
 
 const FLOW: &str = "millrace:stage/flow@0.1.0";
 const REJECTS: &str = "millrace:stage/rejects@0.1.0";
+const STATES: &str = "millrace:stage/states@0.1.0";
 const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
 
 /// What the harness itself imports.
@@ -51,6 +52,10 @@ pub(crate) fn link(steps: &[Prepared]) -> Result<Linked, ComposeError> {
         let drive = chain.drive(step)?;
         chain.pass(drive, FLOW, next)?;
         chain.pass(drive, REJECTS, rejects)?;
+        if step.kind.has_state() {
+            let states = chain.export(outlet, STATES)?;
+            chain.pass(drive, STATES, states)?;
+        }
         next = chain.export(drive, FLOW)?;
     }
     let intake = chain.instance(harness::INTAKE)?;
@@ -76,10 +81,8 @@ struct Chain {
 impl Chain {
     /// A customer's step with its drive in front: the drive.
     fn drive(&mut self, step: &Prepared) -> Result<NodeId, ComposeError> {
-        let guest = harness::drive(step.kind)
-            .ok_or_else(|| wrong(step, StepError::NotDriven(step.kind)))?;
         let customer = self.customer(step)?;
-        let drive = self.instance(guest)?;
+        let drive = self.instance(harness::drive(step.kind))?;
         let needed = step.kind.interface();
         let export = step.info.export(needed).unwrap_or(needed);
         let interface = self.export(customer, export)?;

@@ -92,11 +92,8 @@ pub fn decide(import: &str, grants: &BTreeSet<Grant>) -> Result<Decision, StepEr
 ///
 /// # Errors
 ///
-/// The kind is not driven, the export is missing, or an import is not granted or refused.
+/// The export is missing, or an import is not granted or refused.
 pub fn check(info: &ComponentInfo, kind: Kind, grants: &BTreeSet<Grant>) -> Result<(), StepError> {
-    if !kind.is_driven() {
-        return Err(StepError::NotDriven(kind));
-    }
     if info.export(kind.interface()).is_none() {
         return Err(StepError::MissingExport {
             kind,

@@ -100,12 +100,34 @@ fn no_export_at_all() {
 }
 
 #[test]
-fn a_kind_without_an_engine() {
-    for kind in [Kind::Accumulate, Kind::Delay] {
-        let (error, text) = refusal(StepSpec { kind, ..of(component("pass-map")) });
-        assert_eq!(error, StepError::NotDriven(kind));
-        assert!(text.contains("map, filter, flat-map, branch can"), "{text}");
+fn a_step_with_state_is_alone_in_its_stage() {
+    let state = || step("counts", Kind::Accumulate, "pass-accumulate");
+    let map = || step("s", Kind::Map, "pass-map");
+    for steps in [vec![state(), map()], vec![map(), state()], vec![state(), state()]] {
+        let error = compose(&stage(steps)).unwrap_err();
+        assert_eq!(error, ComposeError::NotAlone { step: "counts".into(), steps: 2 });
+        assert!(
+            error.to_string().contains("the only step of its stage, and the stage has 2"),
+            "{error}"
+        );
     }
+    assert!(compose(&stage(vec![state()])).is_ok());
+}
+
+#[test]
+fn another_kind_is_not_one_with_state() {
+    let (error, text) = refusal(StepSpec { kind: Kind::Accumulate, ..of(component("pass-map")) });
+    assert!(matches!(error, StepError::MissingExport { kind: Kind::Accumulate, .. }), "{error:?}");
+    assert!(
+        text.contains("an accumulate step has to export `millrace:step/accumulate@0.1.0`")
+            && text.contains("it is a map step: write `map` in the pipeline"),
+        "{text}"
+    );
+    let (_, text) = refusal(of(component("pass-accumulate")));
+    assert!(
+        text.contains("it is an accumulate step: write `accumulate` in the pipeline"),
+        "{text}"
+    );
 }
 
 #[test]

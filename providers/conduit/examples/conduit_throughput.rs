@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, BatchWriter, Fields};
-use millrace_conduit::{Consumer, Edge, Publisher, Spills};
+use millrace_conduit::{Consumer, Edge, Publisher, Spills, States};
 use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Sink, Source,
     Stage, WriteError,
@@ -50,6 +50,7 @@ async fn main() {
         vec![(edge.clone(), settings.clone())],
         link(Direction::Sink),
         &Spills::default(),
+        &States::default(),
     );
     let (count, source) = (Arc::new(Count::default()), link(Direction::Source));
     let policy = Policy {

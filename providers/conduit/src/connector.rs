@@ -2,35 +2,44 @@
 //! consumers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millrace_kit::{DeadLetters, Limits, Link, Sink, Source};
 use millrace_provider::{Config, Connector, FieldError, Platform, Sourced};
 use millrace_settings::WithDelivery;
 use millrace_settings::edge::{EdgeSettings, from_link};
+use millrace_settings::window::{STATE, STATE_IDLE};
 
-use crate::{Consumer, Edge, Publisher, Spills};
+use crate::{Consumer, Edge, Publisher, Spills, States};
 
 /// The conduit as a connector.
 #[derive(Debug)]
 pub struct Conduit {
     platform: Platform,
     spills: Spills,
+    states: States,
 }
 
 impl Connector for Conduit {
     const NAME: &'static str = "conduit";
 
     fn new(platform: Platform) -> Self {
-        Self { platform, spills: Spills::default() }
+        Self { platform, spills: Spills::default(), states: States::default() }
     }
 
     fn source(&self, link: &Link, config: &Config) -> Result<Sourced, FieldError> {
-        let all = WithDelivery::<EdgeSettings>::from_flat(config, &millrace_kit::link::NAME_KEYS)?;
+        let [pipeline, name, stage] = millrace_kit::link::NAME_KEYS;
+        let also = [pipeline, name, stage, STATE, STATE_IDLE];
+        let all = WithDelivery::<EdgeSettings>::from_flat(config, &also)?;
         let edge = self.edge(link, &link.names.name)?;
         let limits = Limits::from(&all.delivery);
         let consumer = Consumer::new(self.platform.nats.clone(), edge, all.settings, limits);
         // A number that the author wrote is that number; 1 asks for order.
         let adapts = all.delivery.in_flight.is_none();
+        let consumer = match config.get(STATE) {
+            Some(step) => consumer.with_state(step, &self.states, idle(config)?),
+            None => consumer,
+        };
         let source: Box<dyn Source> = Box::new(if adapts { consumer.adaptive() } else { consumer });
         Ok(Sourced { source, delivery: all.delivery })
     }
@@ -46,8 +55,20 @@ impl Connector for Conduit {
             .into_iter()
             .map(|(name, settings)| Ok((self.edge(link, &name)?, settings)))
             .collect::<Result<Vec<_>, FieldError>>()?;
-        Ok(Publisher::open(&self.platform.nats, edges, Arc::clone(link), &self.spills))
+        Ok(Publisher::open(
+            &self.platform.nats,
+            edges,
+            Arc::clone(link),
+            &self.spills,
+            &self.states,
+        ))
     }
+}
+
+fn idle(config: &Config) -> Result<Option<Duration>, FieldError> {
+    let Some(text) = config.get(STATE_IDLE) else { return Ok(None) };
+    let milliseconds = text.parse().map_err(|e| FieldError::invalid(STATE_IDLE, text, e))?;
+    Ok(Some(Duration::from_millis(milliseconds)))
 }
 
 impl Conduit {

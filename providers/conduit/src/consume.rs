@@ -13,6 +13,7 @@ use millrace_kit::{
 };
 use millrace_settings::delivery::IN_FLIGHT;
 use millrace_settings::edge::{EdgeSettings, WhenFull};
+use millrace_window::MAX_BYTES;
 use tokio::task::JoinSet;
 
 use crate::edge::{
@@ -22,6 +23,7 @@ use crate::hold::{Held, Hold};
 use crate::lane::Lane;
 use crate::places::{Places, Turn};
 use crate::rate::Rate;
+use crate::state::{Bucket, States};
 use crate::window;
 
 /// How long one confirmation of an acknowledgement may take.
@@ -36,6 +38,9 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// How often is looked for what other partitions left.
 const LOOK_FOR_LEFT: Duration = Duration::from_secs(30);
+
+/// Most bytes of a call: a message of the lattice.
+const CALL_BYTES: usize = 960 << 10;
 
 /// A link that has waited so long for its edge waits behind another conduit.
 const BEHIND_ANOTHER: Duration = Duration::from_secs(2);
@@ -53,6 +58,16 @@ pub struct Consumer {
     settings: EdgeSettings,
     limits: Limits,
     adaptive: bool,
+    state: Option<StateOf>,
+}
+
+/// The step behind an edge whose state goes with each batch.
+#[derive(Debug, Clone)]
+pub(crate) struct StateOf {
+    pub(crate) step: String,
+    pub(crate) bucket: Bucket,
+    /// When nothing has come for so long, time goes on by the clock.
+    pub(crate) idle: Option<Duration>,
 }
 
 /// What all batches in work share.
@@ -66,6 +81,7 @@ pub(crate) struct Shared {
     pub(crate) link: Arc<Link>,
     pub(crate) places: Arc<Places>,
     rate: Rate,
+    pub(crate) state: Option<StateOf>,
 }
 
 impl Consumer {
@@ -77,7 +93,18 @@ impl Consumer {
         settings: EdgeSettings,
         limits: Limits,
     ) -> Self {
-        Self { client, edge, settings, limits, adaptive: false }
+        Self { client, edge, settings, limits, adaptive: false, state: None }
+    }
+
+    /// The state of `step`, which is behind the edge, goes with each batch. The edge
+    /// needs partitions. When nothing has come for `idle`, windows end by the clock.
+    #[must_use]
+    pub fn with_state(self, step: &str, states: &States, idle: Option<Duration>) -> Self {
+        let bucket = states.of(&self.client, self.edge.lattice(), self.edge.pipeline());
+        // A call carries batch and document.
+        let bytes = self.limits.bytes.min(CALL_BYTES - MAX_BYTES);
+        let state = Some(StateOf { step: step.to_owned(), bucket, idle });
+        Self { state, limits: Limits { bytes, ..self.limits }, ..self }
     }
 
     /// How many batches are in flight adapts to how quickly they are answered,
@@ -109,6 +136,7 @@ impl Consumer {
             places,
             rate: Rate::new(self.settings.max_rate.map(|rate| rate.get())),
             settings: self.settings,
+            state: self.state,
             delivery,
             link,
         });
@@ -119,6 +147,7 @@ impl Consumer {
                 () = shared.link.drain.cancelled() => return,
             };
             let watched = async {
+                arrange(&shared).await;
                 // What waits of other partitions comes before what is new.
                 take_left(&shared, Shared::pause_after).await;
                 tokio::join!(hand_on(&shared), keep_taking_left(&shared));
@@ -167,6 +196,19 @@ async fn hand_on(shared: &Arc<Shared>) {
         lanes.spawn(Lane::new(Arc::clone(shared), consumer, subjects).run());
     }
     while lanes.join_next().await.is_some() {}
+}
+
+/// Sees that the states behind the edge are those of its partitions.
+async fn arrange(shared: &Shared) {
+    let Some(state) = &shared.state else { return };
+    let mut backoff = backoff();
+    while !shared.link.drain.is_cancelled() {
+        let count = partitions(&shared.settings).unwrap_or(1);
+        match state.bucket.arrange(&state.step, count).await {
+            Ok(()) => return,
+            Err(error) => shared.pause_after(shared.edge.state_error(error), &mut backoff).await,
+        }
+    }
 }
 
 /// Has delivered what waits in partitions that are no more, in the order of
@@ -327,6 +369,10 @@ impl Shared {
         Ok(before)
     }
 
+    pub(crate) const fn settings(&self) -> &EdgeSettings {
+        &self.settings
+    }
+
     /// Stands in line for a place in the window.
     pub(crate) fn place(&self) -> Turn {
         Places::stand_in_line(&self.places)
@@ -335,12 +381,22 @@ impl Shared {
     /// Has one batch delivered by somebody with a place, no faster than the
     /// edge's rate. `None` when the link is going before it is done.
     pub(crate) async fn deliver(&self, batch: Packed, place: &dyn Watch) -> Option<Outcome> {
+        self.deliver_by(&self.delivery, batch, place).await
+    }
+
+    /// The same by another delivery.
+    pub(crate) async fn deliver_by(
+        &self,
+        delivery: &Delivery,
+        batch: Packed,
+        place: &dyn Watch,
+    ) -> Option<Outcome> {
         tokio::select! {
             () = self.rate.wait(batch.messages()) => {}
             () = self.link.drain.cancelled(), if self.settings.max_rate.is_some() => return None,
         }
         tokio::select! {
-            outcome = self.delivery.deliver_watched(batch, place) => Some(outcome),
+            outcome = delivery.deliver_watched(batch, place) => Some(outcome),
             // Given back at once, and not when JetStream has waited for it.
             () = self.link.leave.cancelled() => None,
         }

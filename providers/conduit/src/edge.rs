@@ -14,6 +14,8 @@ use millrace_kit::link::is_name;
 use millrace_settings::edge::{EdgeSettings, WhenFull};
 use tokio::time::timeout;
 
+use crate::state::Partition;
+
 /// Name of the durable consumer of an edge whose batches overtake one another.
 /// An edge in order has other names: what is left of one kind must not be taken
 /// for what the other leaves.
@@ -70,6 +72,14 @@ pub enum EdgeError {
         "{0:?} is not the name of an edge: it is <from>.<to> or <from>_<arm>.<to>, each a name"
     )]
     Name(String),
+    /// The states of the step behind it cannot be had.
+    #[error("edge {edge}: {reason}")]
+    State {
+        /// Name of the edge.
+        edge: String,
+        /// Why.
+        reason: crate::StateError,
+    },
     /// The stream could not be found, made or changed.
     #[error("edge {edge}: stream {stream}: {reason}")]
     Stream {
@@ -129,6 +139,14 @@ impl Edge {
         millrace_settings::edge::arm(&self.from)
     }
 
+    pub(crate) fn lattice(&self) -> &str {
+        &self.lattice
+    }
+
+    pub(crate) fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
     /// Its name, `from.to`.
     #[must_use]
     pub fn name(&self) -> String {
@@ -150,6 +168,14 @@ impl Edge {
             None => vec![self.subject()],
             Some(count) => (0..count).map(|n| self.partition_subject(n, count)).collect(),
         }
+    }
+
+    /// Where a message of the edge's stream lies: its partition, or 0 of 0 where it
+    /// was published without any.
+    pub(crate) fn partition_of_subject(&self, subject: &str) -> Partition {
+        let tail = subject.strip_prefix(&self.subject()).and_then(|tail| tail.strip_prefix('.'));
+        let none = Partition { count: 0, number: 0 };
+        tail.and_then(|tail| tail.parse().ok()).unwrap_or(none)
     }
 
     pub(crate) fn partition_subject(&self, number: u16, count: u16) -> String {
@@ -434,6 +460,10 @@ impl Edge {
             stream: stream.to_owned(),
             reason: reason.to_string(),
         }
+    }
+
+    pub(crate) fn state_error(&self, reason: crate::StateError) -> EdgeError {
+        EdgeError::State { edge: self.name(), reason }
     }
 
     pub(crate) fn consumer_error(&self, reason: impl std::fmt::Display) -> EdgeError {

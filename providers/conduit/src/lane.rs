@@ -13,16 +13,18 @@
 //! others are done too.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::Message;
 use async_nats::jetstream::message::AckKind;
 use async_nats::jetstream::stream::Stream;
 use millrace_kit::regroup::regroup;
 use millrace_kit::{Backoff, Packed};
+use tokio::time::Instant;
 
 use crate::consume::{Gaps, Shared, backoff, forget, tell};
 use crate::edge::{Edge, EdgeError, GROUP, own_name};
+use crate::kept::Keepers;
 use crate::pull::Puller;
 
 /// Hands on the batches of one partition.
@@ -39,6 +41,10 @@ pub(crate) struct Lane {
     usual: f64,
     /// End when nothing is there, and not when the link is drained.
     until_empty: bool,
+    /// Where the stage has a state.
+    keepers: Option<Keepers>,
+    /// When something last came.
+    came: Instant,
 }
 
 /// How handing on a group ended.
@@ -53,6 +59,8 @@ enum Settled {
 impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, consumer: String, subjects: Vec<String>) -> Self {
         Self {
+            keepers: Keepers::of(&shared),
+            came: Instant::now(),
             shared,
             consumer,
             subjects,
@@ -122,6 +130,11 @@ impl Lane {
                 () = link.drain.cancelled() => return Ok(()),
                 group = self.next_group(&puller) => group.map_err(|e| edge.consumer_error(e))?,
             };
+            if group.is_empty() {
+                self.idle().await;
+            } else {
+                self.came = Instant::now();
+            }
             if group.is_empty() && self.until_empty {
                 return Ok(());
             }
@@ -151,7 +164,24 @@ impl Lane {
         if !there.is_empty() || self.until_empty {
             return Ok(there);
         }
-        Ok(puller.one().await?.into_iter().collect())
+        let most = self.idle_time().map_or(Duration::MAX, |idle| idle / 2);
+        Ok(puller.one(most).await?.into_iter().collect())
+    }
+
+    fn idle_time(&self) -> Option<Duration> {
+        self.shared.state.as_ref()?.idle
+    }
+
+    /// Lets time go on by the clock when nothing has come for long enough.
+    async fn idle(&mut self) {
+        let over = self.idle_time().is_some_and(|idle| self.came.elapsed() >= idle);
+        let own = match self.subjects.as_slice() {
+            [own] => self.shared.edge.partition_of_subject(own).number,
+            _ => return,
+        };
+        if let Some(keepers) = self.keepers.as_mut().filter(|_| over) {
+            keepers.tick(own).await;
+        }
     }
 
     /// Batches for about two calls: what is begun is what comes again after a
@@ -181,9 +211,18 @@ impl Lane {
                 () = link.drain.cancelled() => return Ok(Settled::Left),
             };
             let Some(place) = place else { return Ok(Settled::Left) };
-            for call in regroup(batches, &shared.limits) {
-                if shared.deliver(call, &place).await.is_none() {
+            if let Some(keepers) = &mut self.keepers {
+                let new: Vec<&Message> =
+                    group.iter().filter(|message| sequence(message) > self.finished).collect();
+                let made = self.made.and_then(|made| i64::try_from(made).ok()).unwrap_or_default();
+                if !keepers.deliver(&new, made, &place).await {
                     return Ok(Settled::Left);
+                }
+            } else {
+                for call in regroup(batches, &shared.limits) {
+                    if shared.deliver(call, &place).await.is_none() {
+                        return Ok(Settled::Left);
+                    }
                 }
             }
         }

@@ -18,6 +18,10 @@
 //!   (`window`), as many as prove to be worth it (`places`). In order, one lane for the edge or one for each partition by key
 //!   delivers one batch at a time and joins small ones when it is behind (`lane`).
 //!
+//! * Behind an edge with partitions there may be a step with state. The state goes
+//!   along with each batch and comes back after the stage's output, to a key-value
+//!   bucket, by compare-and-set (`keeper`, `state`).
+//!
 //! Streams and consumers are made when they are missing and changed when the
 //! settings have changed. One that vanishes while it is used is made again,
 //! which the link's status tells, because what was in it is gone.
@@ -33,12 +37,15 @@
 mod consume;
 mod edge;
 mod hold;
+mod keeper;
+mod kept;
 mod lane;
 mod places;
 mod publish;
 mod pull;
 mod rate;
 mod spill;
+mod state;
 mod store;
 mod window;
 
@@ -51,3 +58,4 @@ pub use consume::Consumer;
 pub use edge::{Edge, EdgeError, Provision, spill_elsewhere};
 pub use publish::Publisher;
 pub use spill::Spills;
+pub use state::{StateError, States};

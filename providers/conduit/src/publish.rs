@@ -6,13 +6,16 @@ use std::time::Duration;
 use async_nats::jetstream::context::Publish;
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
+use millrace_batch::Batch;
 use millrace_kit::packed::TRACEPARENT;
 use millrace_kit::regroup::{by_arm, partition};
 use millrace_kit::{Backoff, Link, Packed, Sink, WriteError};
 use millrace_settings::edge::{EdgeSettings, WhenFull};
+use millrace_window::{Commit, commit};
 
 use crate::edge::{Edge, EdgeError, partitions, spilling_to};
 use crate::spill::{Spill, Spills};
+use crate::state::{Bucket, StateError, States};
 use crate::store::{Part, Store};
 
 /// How long the streams may take when the way is probed.
@@ -23,6 +26,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Publisher {
     edges: Vec<Outlet>,
     link: Arc<Link>,
+    /// Where the stage's state is kept, if it has one.
+    bucket: Option<Bucket>,
 }
 
 /// One edge, and what it has for when it is full.
@@ -34,21 +39,26 @@ struct Outlet {
 
 impl Publisher {
     /// A publisher to `edges`. The streams are made in the background, with
-    /// retries, until the link is drained. `spills` are those of the process.
+    /// retries, until the link is drained. `spills` and `states` are those of the
+    /// process.
     #[must_use]
     pub fn open(
         client: &async_nats::Client,
         edges: Vec<(Edge, EdgeSettings)>,
         link: Arc<Link>,
         spills: &Spills,
+        states: &States,
     ) -> Arc<Self> {
+        let of =
+            |(edge, _): &(Edge, EdgeSettings)| states.of(client, edge.lattice(), edge.pipeline());
+        let bucket = edges.first().map(of);
         let outlet = |(edge, settings): (Edge, EdgeSettings)| Outlet {
             spill: (settings.when_full == WhenFull::Spill)
                 .then(|| spills.of(client, &edge, &settings, &link)),
             store: Store::new(client, edge, settings, Part::Edge),
         };
         let edges = edges.into_iter().map(outlet).collect();
-        let publisher = Arc::new(Self { edges, link });
+        let publisher = Arc::new(Self { edges, link, bucket });
         // Not kept by what it does in the background: its spills end with it.
         let (making, link) = (Arc::downgrade(&publisher), Arc::clone(&publisher.link));
         tokio::spawn(async move {
@@ -161,7 +171,24 @@ impl Publisher {
         Ok(())
     }
 
+    /// Keeps what a stage with state gives back after its output.
+    async fn keep(&self, commit: Commit<'_>) -> Result<(), WriteError> {
+        let Some(bucket) = &self.bucket else { return Ok(()) };
+        let kept = bucket.commit(&self.link.names.stage, commit.state, commit.document).await;
+        kept.map_err(|error| {
+            // That of a call that was overtaken is as it should be.
+            if !matches!(error, StateError::Changed { .. }) {
+                self.link.noticed(&error);
+            }
+            let target = format!("state of {}", self.link.names.stage);
+            WriteError::Refused { target, reason: error.to_string() }
+        })
+    }
+
     async fn write_batch(&self, body: Bytes) -> Result<(), WriteError> {
+        if let Some(commit) = Batch::open(&body).ok().as_ref().and_then(commit) {
+            return self.keep(commit).await;
+        }
         let batch = Packed::read(body);
         if batch.messages() == 0 {
             return if batch.is_probe() { self.probe().await } else { Ok(()) };

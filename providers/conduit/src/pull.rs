@@ -52,12 +52,14 @@ impl Puller {
         self.pull(&request, AT_ONCE).await
     }
 
-    /// Waits a while for one.
-    pub(crate) async fn one(&self) -> Result<Option<Message>, String> {
+    /// Waits a while for one, at most `most`.
+    pub(crate) async fn one(&self, most: Duration) -> Result<Option<Message>, String> {
+        let wait = most.min(WAIT);
         let request = BatchConfig {
             batch: 1,
-            expires: Some(WAIT),
-            idle_heartbeat: HEARTBEAT,
+            expires: Some(wait),
+            // JetStream wants more than two of them in a pull.
+            idle_heartbeat: HEARTBEAT.min(wait / 4),
             ..BatchConfig::default()
         };
         Ok(self.pull(&request, HEARTBEAT * 2).await?.pop())

@@ -155,6 +155,23 @@ impl Delivery {
         Self { stage, dead, link, policy }
     }
 
+    /// The stage that is called.
+    #[must_use]
+    pub fn stage(&self) -> Arc<dyn Stage> {
+        Arc::clone(&self.stage)
+    }
+
+    /// The same to another stage.
+    #[must_use]
+    pub fn to(&self, stage: Arc<dyn Stage>) -> Self {
+        Self {
+            stage,
+            dead: Arc::clone(&self.dead),
+            link: Arc::clone(&self.link),
+            policy: self.policy.clone(),
+        }
+    }
+
     /// How calls are made.
     #[must_use]
     pub const fn policy(&self) -> &Policy {

@@ -25,6 +25,7 @@ mod nested;
 pub mod registry;
 pub mod rollout;
 pub mod values;
+pub mod window;
 
 pub use delivery::{Delivery, WithDelivery};
 pub use flat::{FieldError, from_flat, to_flat};

@@ -107,6 +107,9 @@ pub const DELIVERY: Kind = Kind::of::<crate::Delivery>();
 /// The settings of roll-outs.
 pub const ROLLOUT: Kind = Kind::of::<crate::Rollout>();
 
+/// The settings of windows.
+pub const WINDOW: Kind = Kind::of::<crate::window::Window>();
+
 /// The connector of this name.
 #[must_use]
 pub fn connector(name: &str) -> Option<&'static Connector> {

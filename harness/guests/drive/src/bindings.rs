@@ -18,8 +18,12 @@ macro_rules! drive {
     };
 }
 
+#[cfg(feature = "accumulate")]
+drive!("millrace:stage/drive-accumulate");
 #[cfg(feature = "branch")]
 drive!("millrace:stage/drive-branch");
+#[cfg(feature = "delay")]
+drive!("millrace:stage/drive-delay");
 #[cfg(feature = "filter")]
 drive!("millrace:stage/drive-filter");
 #[cfg(feature = "flat-map")]

@@ -1,7 +1,7 @@
-//! The customer's call. Each kind of step is one module with the same two functions: `init`, and `call`, which puts what
-//! comes of a message into the output.
+//! The customer's calls. Each kind of step is one module with `init`, and with `call`, which puts what comes of a message
+//! into the output; an accumulate has `fold` and `finish` instead.
 
-#[cfg(any(feature = "map", feature = "flat-map"))]
+#[cfg(any(feature = "map", feature = "flat-map", feature = "accumulate"))]
 use crate::bindings::millrace::step::types::MessageResult;
 use crate::bindings::millrace::step::types::{Error, MessageParam};
 use crate::run::{Failure, Output};
@@ -9,8 +9,12 @@ use crate::run::{Failure, Output};
 use millrace_batch::Fields;
 use millrace_batch::Message;
 
+#[cfg(feature = "accumulate")]
+pub use accumulate::{finish, fold, init};
 #[cfg(feature = "branch")]
 pub use branch::{call, init};
+#[cfg(feature = "delay")]
+pub use delay::{call, init};
 #[cfg(feature = "filter")]
 pub use filter::{call, init};
 #[cfg(feature = "flat-map")]
@@ -90,10 +94,76 @@ mod branch {
             let arms: Vec<&str> = output.arms().collect();
             let (arm, arms) = (crate::letters::shorten(&arm), arms.join(", "));
             let text = format!("the step has no arm `{arm}`; its arms are {arms}");
-            return Err(Failure::Reject("internal", text));
+            return Err(Failure::Reject { kind: "internal", text });
         }
         let own = message.headers().filter(|(name, _)| *name != ARM);
         output.push(&Fields::from(message), own.chain([(ARM, arm.as_str())]))
+    }
+}
+
+#[cfg(feature = "delay")]
+mod delay {
+    use super::*;
+    use crate::bindings::millrace::step::delay;
+
+    pub fn init(configuration: &[(&str, &str)]) -> Result<(), Error> {
+        delay::init(configuration)
+    }
+
+    /// The message as it came, at another time.
+    #[inline]
+    pub fn call(message: &Message<'_>, output: &mut Output<'_>) -> Result<(), Failure> {
+        let headers: Vec<(&str, &str)> = message.headers().collect();
+        let timestamp = delay::delay(lower(message, &headers))?;
+        output.push(&Fields { timestamp, ..Fields::from(message) }, headers)
+    }
+}
+
+#[cfg(feature = "accumulate")]
+mod accumulate {
+    use super::*;
+    use crate::bindings::millrace::step::accumulate;
+    use millrace_batch::ARM;
+    use millrace_window::Ended;
+
+    /// The arm of what comes of a window.
+    const RESULT: &str = "result";
+
+    pub fn init(configuration: &[(&str, &str)]) -> Result<(), Error> {
+        accumulate::init(configuration)
+    }
+
+    /// The state with these messages in it.
+    pub fn fold(state: Option<&[u8]>, messages: &[Message<'_>]) -> Result<Vec<u8>, Failure> {
+        let headers: Vec<Vec<(&str, &str)>> =
+            messages.iter().map(|message| message.headers().collect()).collect();
+        let lowered: Vec<MessageParam<'_>> =
+            messages.iter().zip(&headers).map(|(message, own)| lower(message, own)).collect();
+        Ok(accumulate::accumulate(state, &lowered)?)
+    }
+
+    /// What the customer makes of a window, each message with its arm. All of it goes on, or nothing.
+    pub fn finish(ended: &Ended<'_>, output: &mut Output<'_>) -> Result<(), Failure> {
+        let entry = &ended.entry;
+        let window = accumulate::WindowParam {
+            key: entry.group.key(),
+            topic: entry.group.topic(),
+            start: entry.start,
+            end: entry.end,
+            count: entry.count,
+        };
+        let returned = accumulate::finish(window, entry.state)?;
+        let before = output.mark();
+        let pushed = returned.iter().try_for_each(|message| {
+            let timestamp = if message.timestamp == 0 { ended.time } else { message.timestamp };
+            let fields = Fields { timestamp, ..fields(message) };
+            let own = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            output.push(&fields, own.filter(|(name, _)| *name != ARM).chain([(ARM, RESULT)]))
+        });
+        if pushed.is_err() {
+            output.rewind(before);
+        }
+        pushed
     }
 }
 
@@ -114,13 +184,19 @@ fn lower<'a>(message: &Message<'a>, headers: &'a [(&'a str, &'a str)]) -> Messag
 #[cfg(any(feature = "map", feature = "flat-map"))]
 #[inline]
 fn push(message: &MessageResult, output: &mut Output<'_>) -> Result<(), Failure> {
-    let fields = Fields {
+    let own = message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    output.push(&fields(message), own)
+}
+
+/// What a message that the customer returned holds besides its headers.
+#[cfg(any(feature = "map", feature = "flat-map", feature = "accumulate"))]
+#[inline]
+fn fields(message: &MessageResult) -> Fields<'_> {
+    Fields {
         timestamp: message.timestamp,
         topic: &message.topic,
         content_type: message.content_type.as_deref(),
         key: message.key.as_deref(),
         payload: &message.payload,
-    };
-    output
-        .push(&fields, message.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
 }

@@ -1,5 +1,6 @@
 //! Rejected messages: each as the step saw it, with headers that say who rejected it and why.
 
+use crate::run::headers;
 use crate::settings::Settings;
 use millrace_batch::{Batch, BatchWriter, Fields, Message, WriteError};
 
@@ -26,18 +27,35 @@ impl<'a> Letters<'a> {
     /// Adds a message. The error is the answer to the whole call: a batch whose rejected messages cannot be kept must not
     /// be acknowledged.
     pub fn push(&mut self, message: &Message<'_>, kind: &str, text: &str) -> Result<(), String> {
+        self.push_made(&Fields::from(message), message.headers(), kind, text)
+    }
+
+    /// Adds what is not a message of the batch.
+    pub fn push_made<'h>(
+        &mut self,
+        fields: &Fields<'_>,
+        own: impl Iterator<Item = (&'h str, &'h str)>,
+        kind: &str,
+        text: &str,
+    ) -> Result<(), String> {
         let text = shorten(text);
         if self.writer.is_none() {
             self.first = format!("{kind}: {text}");
         }
-        self.write(message, kind, text)
+        self.write(fields, own, kind, text)
             .map_err(|error| format!("batch: a rejected message cannot be kept: {error}"))
     }
 
-    fn write(&mut self, message: &Message<'_>, kind: &str, text: &str) -> Result<(), WriteError> {
+    fn write<'h>(
+        &mut self,
+        fields: &Fields<'_>,
+        own: impl Iterator<Item = (&'h str, &'h str)>,
+        kind: &str,
+        text: &str,
+    ) -> Result<(), WriteError> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
-            none => none.insert(BatchWriter::new(self.batch.headers())?),
+            none => none.insert(BatchWriter::new(headers(&self.batch))?),
         };
         let added = [
             ("millrace-dead-pipeline", self.settings.pipeline()),
@@ -47,8 +65,10 @@ impl<'a> Letters<'a> {
             ("millrace-dead-attempt", self.batch.header("attempt").unwrap_or("1")),
             ("millrace-dead-text", text),
         ];
-        let own = message.headers().filter(|(name, _)| !name.starts_with(PREFIX));
-        writer.push(&Fields::from(message), own.chain(added))
+        let mut headers: Vec<(&str, &str)> =
+            own.filter(|(name, _)| !name.starts_with(PREFIX)).collect();
+        headers.extend(added);
+        writer.push(fields, headers)
     }
 
     /// Number of messages.

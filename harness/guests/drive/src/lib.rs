@@ -1,10 +1,11 @@
-//! Drives one step: unpacks the batch, calls the customer's component once a message, packs what comes out.
+//! Drives one step: unpacks the batch, calls the customer's component once a message, packs what comes out. A step with
+//! state is called once a window instead.
 //!
 //! The layers, from the outside in:
 //!
 //! 1. [`Drive::process`]: one batch, and where its outcome goes
 //! 2. `settings`: what the pipeline says about this step
-//! 3. `run`: one message after the other; what a failure of one means for the batch
+//! 3. `run`: one message after the other; what a failure of one means for the batch. `fold`: the same for a step with state
 //! 4. `kind`: the customer's call, one module for each kind of step
 //! 5. `letters`: rejected messages
 //!
@@ -13,6 +14,8 @@
 #![allow(unsafe_code, reason = "generated bindings")]
 
 mod bindings;
+#[cfg(feature = "accumulate")]
+mod fold;
 mod kind;
 mod letters;
 mod run;
@@ -47,7 +50,10 @@ impl Guest for Drive {
             Some(bytes) => Batch::open(bytes).map_err(|error| format!("batch: {error}"))?,
             None => batch,
         };
+        #[cfg(not(feature = "accumulate"))]
         let (mut output, letters) = run::run(&batch, &settings)?;
+        #[cfg(feature = "accumulate")]
+        let (mut output, letters) = fold::run(&batch, &settings, entered.is_some())?;
         hand_over(letters, &settings)?;
         let (length, words) = words::pack(&mut output);
         flow::process(next, length, &words)

@@ -3,17 +3,21 @@
 
 use crate::bindings::millrace::step::types::Error;
 use crate::kind;
+#[cfg(not(feature = "accumulate"))]
 use crate::letters::Letters;
 use crate::settings::Settings;
 use millrace_batch::{Batch, BatchWriter, Fields, Message, WriteError};
+#[cfg(feature = "accumulate")]
+pub use millrace_window::{own_headers as headers, Failure};
 
 /// Room that the outlet may need for a longer id.
 const ID_ROOM: usize = 256;
 
 /// What a failed message means.
+#[cfg(not(feature = "accumulate"))]
 pub enum Failure {
     /// This message is rejected, with kind and text.
-    Reject(&'static str, String),
+    Reject { kind: &'static str, text: String },
     /// The whole call fails, with this answer.
     Fail(String),
 }
@@ -21,14 +25,21 @@ pub enum Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::InvalidArgument(text) => Self::Reject("invalid-argument", text),
-            Error::Internal(text) => Self::Reject("internal", text),
+            Error::InvalidArgument(text) => Self::Reject { kind: "invalid-argument", text },
+            Error::Internal(text) => Self::Reject { kind: "internal", text },
             Error::Retry(text) => Self::Fail(format!("retry: {}", crate::letters::shorten(&text))),
         }
     }
 }
 
+/// The batch headers that go on: all, but in a step with state those about the state.
+#[cfg(not(feature = "accumulate"))]
+pub fn headers<'a>(batch: &Batch<'a>) -> millrace_batch::Headers<'a> {
+    batch.headers()
+}
+
 /// Runs the step over the batch: the output, and the rejected messages.
+#[cfg(not(feature = "accumulate"))]
 pub fn run<'a>(
     batch: &Batch<'a>,
     settings: &'a Settings,
@@ -42,16 +53,17 @@ pub fn run<'a>(
         match kind::call(&message, &mut output) {
             Ok(()) => {}
             Err(Failure::Fail(answer)) => return Err(answer),
-            Err(Failure::Reject(kind, text)) => {
+            Err(Failure::Reject { kind, text }) => {
                 output.rewind(before);
                 letters.push(&message, kind, &text)?;
             }
         }
     }
-    Ok((output.writer.finish(), letters))
+    Ok((output.finish(), letters))
 }
 
-fn init(settings: &Settings) -> Result<(), String> {
+/// Tells the step its configuration.
+pub fn init(settings: &Settings) -> Result<(), String> {
     kind::init(&settings.configuration()).map_err(|error| {
         let (Error::InvalidArgument(text) | Error::Internal(text) | Error::Retry(text)) = error;
         format!("config: init of step {}: {}", settings.step(), crate::letters::shorten(&text))
@@ -69,16 +81,17 @@ pub struct Output<'a> {
 
 #[allow(
     dead_code,
-    reason = "a filter keeps messages, the other kinds push them; only a branch has arms"
+    reason = "a filter keeps messages, the other kinds push them; only some have arms"
 )]
 impl<'a> Output<'a> {
-    fn new(batch: &Batch<'_>, settings: &'a Settings) -> Result<Self, WriteError> {
-        let writer = BatchWriter::with_capacity(batch.headers(), batch.bytes().len())?;
+    /// An empty batch with the batch headers of the input.
+    pub fn new(batch: &Batch<'_>, settings: &'a Settings) -> Result<Self, WriteError> {
+        let writer = BatchWriter::with_capacity(headers(batch), batch.bytes().len())?;
         let max_record = settings.max_body().saturating_sub(writer.byte_len() + ID_ROOM);
         Ok(Self { writer, settings, max_record })
     }
 
-    /// The arms of a branch.
+    /// The arms of the step.
     pub fn arms(&self) -> impl Iterator<Item = &'a str> {
         self.settings.arms()
     }
@@ -98,7 +111,7 @@ impl<'a> Output<'a> {
             let text = format!(
                 "the step returned a message of {bytes} bytes, at most {most} can be sent on"
             );
-            return Err(Failure::Reject("internal", text));
+            return Err(Failure::Reject { kind: "internal", text });
         }
         Ok(())
     }
@@ -109,15 +122,23 @@ impl<'a> Output<'a> {
         self.writer.push_record(message).map_err(refused)
     }
 
-    fn mark(&self) -> millrace_batch::Mark {
+    /// Where the output is now.
+    pub fn mark(&self) -> millrace_batch::Mark {
         self.writer.mark()
     }
 
-    fn rewind(&mut self, mark: millrace_batch::Mark) {
+    /// Takes back what was added since.
+    pub fn rewind(&mut self, mark: millrace_batch::Mark) {
         self.writer.rewind(mark);
+    }
+
+    /// The finished batch.
+    pub fn finish(self) -> Vec<u8> {
+        self.writer.finish()
     }
 }
 
 fn refused(error: WriteError) -> Failure {
-    Failure::Reject("internal", format!("what the step returned cannot be sent on: {error}"))
+    let text = format!("what the step returned cannot be sent on: {error}");
+    Failure::Reject { kind: "internal", text }
 }

@@ -8,9 +8,8 @@ const MAX_BODY: usize = 960 * 1024;
 /// Configuration of the stage, seen from one step.
 pub struct Settings {
     values: Vec<(String, String)>,
-    name_key: String,
-    arms_key: String,
-    config_prefix: String,
+    /// What the names of the step's own values begin with.
+    prefix: String,
 }
 
 impl Settings {
@@ -19,15 +18,11 @@ impl Settings {
         let values = store::get_all().map_err(|error| match error {
             store::Error::Upstream(text) | store::Error::Io(text) => format!("config: {text}"),
         })?;
-        let settings = Self {
-            values,
-            name_key: format!("step.{position}.name"),
-            arms_key: format!("step.{position}.arms"),
-            config_prefix: format!("step.{position}.config."),
-        };
-        for key in ["pipeline", "stage", &settings.name_key] {
+        let settings = Self { values, prefix: format!("step.{position}.") };
+        for key in ["pipeline", "stage"] {
             settings.find(key).ok_or_else(|| format!("config: `{key}` is not set"))?;
         }
+        settings.need("name")?;
         Ok(settings)
     }
 
@@ -43,21 +38,36 @@ impl Settings {
 
     /// Name of the step.
     pub fn step(&self) -> &str {
-        self.find(&self.name_key).unwrap_or_default()
+        self.own("name").unwrap_or_default()
     }
 
-    /// The arms of the step, where it is a branch.
-    #[allow(dead_code, reason = "only a branch has arms")]
+    /// The arms of the step, where it has any.
+    #[allow(dead_code, reason = "only some kinds have arms")]
     pub fn arms(&self) -> impl Iterator<Item = &str> {
-        let arms = self.find(&self.arms_key).unwrap_or_default().split(',');
+        let arms = self.own("arms").unwrap_or_default().split(',');
         arms.filter(|arm| !arm.is_empty())
+    }
+
+    /// The windows of a step with state.
+    #[cfg(feature = "accumulate")]
+    pub fn window(&self) -> Result<millrace_window::Window, String> {
+        let wrong = |name, error: &dyn std::fmt::Display| {
+            format!("config: `{}{name}`: {error}", self.prefix)
+        };
+        let window: millrace_window::Window =
+            self.need("window")?.parse().map_err(|error| wrong("window", &error))?;
+        let lateness = self.own("lateness").unwrap_or("0");
+        let lateness = lateness.parse().map_err(|_| {
+            wrong("lateness", &format!("`{lateness}` is not a number of nanoseconds"))
+        })?;
+        Ok(millrace_window::Window { lateness, ..window })
     }
 
     /// The step's own values, in a fixed order, because the host's order changes from call to call.
     pub fn configuration(&self) -> Vec<(&str, &str)> {
         let own = self.values.iter();
         let own = own.filter_map(|(key, value)| {
-            Some((key.strip_prefix(&self.config_prefix)?, value.as_str()))
+            Some((key.strip_prefix(&self.prefix)?.strip_prefix("config.")?, value.as_str()))
         });
         let mut found: Vec<(&str, &str)> = own.collect();
         found.sort_unstable();
@@ -67,6 +77,15 @@ impl Settings {
     /// Greatest body of a publish, in bytes.
     pub fn max_body(&self) -> usize {
         self.find("max-body-bytes").and_then(|value| value.parse().ok()).unwrap_or(MAX_BODY)
+    }
+
+    fn need(&self, name: &str) -> Result<&str, String> {
+        self.own(name).ok_or_else(|| format!("config: `{}{name}` is not set", self.prefix))
+    }
+
+    fn own(&self, name: &str) -> Option<&str> {
+        let own = |key: &String| key.strip_prefix(&self.prefix) == Some(name);
+        self.values.iter().find(|(key, _)| own(key)).map(|(_, value)| value.as_str())
     }
 
     fn find(&self, key: &str) -> Option<&str> {

@@ -3,6 +3,8 @@
 //! 1. rejected messages are kept until the batch has arrived
 //! 2. the batch is published, unless nothing is left of it (a probe is published as it is: it asks whether the way is open)
 //! 3. the rejected messages are published, under an id of their own
+//! 4. the new state document of a step with state is published: last, so that all that came of the call is safe when it is
+//!    kept
 //!
 //! A body has to fit into a message of the lattice, and a step may have made more of a batch than came in. So what is too
 //! large goes in several bodies, each with an id of its own that is the same at every attempt.
@@ -29,11 +31,12 @@ mod parts;
 
 use std::cell::RefCell;
 
-use bindings::exports::millrace::stage::{flow, rejects};
+use bindings::exports::millrace::stage::{flow, rejects, states};
 use bindings::wasi::config::store;
 use bindings::wasmcloud::messaging::consumer;
 use bindings::wasmcloud::messaging::types::BrokerMessageParam;
 use millrace_batch::{Batch, BatchWriter, WriteError, ENTER, ID, PROBE};
+use millrace_window::write_commit;
 use parts::for_each_part;
 
 /// Greatest body in bytes unless `max-body-bytes` says otherwise: 64 KiB below the default of NATS.
@@ -42,6 +45,8 @@ const MAX_BODY: usize = 960 * 1024;
 thread_local! {
     /// Batches of rejected messages, one from each step that rejected any. An instance lives for one call.
     static LETTERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// Name and content of the state document, where the stage has a step with state.
+    static STATE: RefCell<Option<(String, Vec<u8>)>> = const { RefCell::new(None) };
 }
 
 struct Outlet;
@@ -49,6 +54,13 @@ struct Outlet;
 impl rejects::Guest for Outlet {
     fn reject(length: u32, letters: Vec<u64>) -> Result<(), String> {
         LETTERS.with_borrow_mut(|kept| kept.push(words::unpack(length, &letters).to_vec()));
+        Ok(())
+    }
+}
+
+impl states::Guest for Outlet {
+    fn keep(state: String, length: u32, document: Vec<u64>) -> Result<(), String> {
+        STATE.set(Some((state, words::unpack(length, &document).to_vec())));
         Ok(())
     }
 }
@@ -62,12 +74,19 @@ impl flow::Guest for Outlet {
             return Err(format!("batch: this stage has no step `{step}` to enter at"));
         }
         let letters = LETTERS.take();
+        let state = STATE.take();
         let settings = Settings::read()?;
+        // Missing configuration is found before anything is published.
+        let state_subject = state.is_some().then(|| settings.get("state-subject")).transpose()?;
         if !batch.is_empty() || batch.header(PROBE).is_some() {
             publish(settings.get("out-subject")?, &batch, settings.max_body())?;
         }
         if !letters.is_empty() {
             publish_letters(&letters, &settings)?;
+        }
+        if let (Some((name, document)), Some(subject)) = (state, state_subject) {
+            let body = write_commit(&name, &document).map_err(|error| format!("batch: {error}"))?;
+            publish_body(subject, &body)?;
         }
         Ok(())
     }
@@ -99,10 +118,12 @@ fn gather(letters: &[Vec<u8>], stage: &str) -> Result<Vec<u8>, WriteError> {
 }
 
 fn publish(subject: &str, batch: &Batch<'_>, max_body: usize) -> Result<(), String> {
-    for_each_part(batch, max_body, |body| {
-        consumer::publish(BrokerMessageParam { subject, body, reply_to: None })
-            .map_err(|error| format!("downstream: {error}"))
-    })
+    for_each_part(batch, max_body, |body| publish_body(subject, body))
+}
+
+fn publish_body(subject: &str, body: &[u8]) -> Result<(), String> {
+    consumer::publish(BrokerMessageParam { subject, body, reply_to: None })
+        .map_err(|error| format!("downstream: {error}"))
 }
 
 /// The stage's configuration.

@@ -12,6 +12,7 @@ mod arms;
 mod hold;
 mod lanes;
 mod spill;
+mod states;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, BatchWriter, Fields};
-use millrace_conduit::{Consumer, Edge, Provision, Publisher, Spills};
+use millrace_conduit::{Consumer, Edge, Provision, Publisher, Spills, States};
 use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Sink, Source,
     Stage, State, WriteError,
@@ -151,7 +152,13 @@ async fn publisher(
 ) -> (Arc<Publisher>, Arc<Link>) {
     let link = link("out", "first", Direction::Sink);
     let edges = edges.iter().map(|(name, settings)| (edge(name), settings.clone())).collect();
-    let publisher = Publisher::open(&client(server).await, edges, link.clone(), &Spills::default());
+    let publisher = Publisher::open(
+        &client(server).await,
+        edges,
+        link.clone(),
+        &Spills::default(),
+        &States::default(),
+    );
     connected(&link).await;
     (publisher, link)
 }

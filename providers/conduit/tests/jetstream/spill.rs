@@ -265,7 +265,13 @@ async fn two_publishers_of_a_process_know_of_each_other_and_another_process_noti
     let client = client(&server).await;
     let open = |spills: &Spills| {
         let edges = vec![(super::edge("first.second"), edge.settings.clone())];
-        Publisher::open(&client, edges, link("out", "first", Direction::Sink), spills)
+        Publisher::open(
+            &client,
+            edges,
+            link("out", "first", Direction::Sink),
+            spills,
+            &States::default(),
+        )
     };
     let (old, new, other) = (open(&spills), open(&spills), open(&Spills::default()));
     for n in 0..20 {
@@ -346,7 +352,7 @@ async fn an_edge_spills_into_another_domain_and_waits_for_it_when_it_is_away() {
         let out = link("out", "first", Direction::Sink);
         let edges = vec![(super::edge("first.second"), settings.clone())];
         let client = client(&plant.leaf).await;
-        (Publisher::open(&client, edges, out.clone(), &Spills::default()), out)
+        (Publisher::open(&client, edges, out.clone(), &Spills::default(), &States::default()), out)
     };
     far.until(usize::try_from(40 - spilled).unwrap(), Duration::from_secs(20)).await;
     for _ in 0..3 {

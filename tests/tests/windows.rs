@@ -1,0 +1,136 @@
+//! A step with windows on a lattice: what it counted is exact, whatever is killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use millrace_tests::{Machine, Plant, subscribe, until};
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Sums of a hundred readings of each machine.
+const SUMS: &str = r#"
+millrace: v1alpha1
+pipeline: sums
+version: 0.1.0
+sources: [machine]
+steps:
+  sum:
+    accumulate: aggregate
+    from: { name: machine, durable: { partitions: 3 } }
+    window: { count: 100 }
+    config: { value: seq, functions: "count,sum,first,last" }
+sinks:
+  sums: { from: sum }
+binding:
+  sources:
+    machine:
+      mqtt: { url: "{url}", topic: plant/+/temperature, qos: 1 }
+      delivery: { in-flight: 1 }
+  sinks:
+    sums: { mqtt: { url: "{url}", topic: plant/sums, qos: 1 } }
+  components:
+    aggregate: { file: "{components}/aggregate.wasm" }
+"#;
+
+/// Sessions, which only the clock ends here.
+const SESSIONS: &str = r#"
+millrace: v1alpha1
+pipeline: sessions
+version: 0.1.0
+sources: [machine]
+steps:
+  sum:
+    accumulate: aggregate
+    from: machine
+    window: { session: 1s, idle: 2s }
+    config: { value: seq, functions: "count,sum" }
+sinks:
+  sums: { from: sum }
+  late: { from: sum.late }
+binding:
+  sources:
+    machine: { mqtt: { url: "{url}", topic: plant/+/temperature, qos: 1 } }
+  sinks:
+    sums: { mqtt: { url: "{url}", topic: plant/sums, qos: 1 } }
+    late: { mqtt: { url: "{url}", topic: plant/late, qos: 1 } }
+  components:
+    aggregate: { file: "{components}/aggregate.wasm" }
+"#;
+
+/// The results that came to `plant/sums`; one that came twice once.
+async fn results(plant: &Plant) -> Arc<Mutex<BTreeMap<String, Value>>> {
+    let results = Arc::new(Mutex::new(BTreeMap::new()));
+    let taken = results.clone();
+    subscribe(plant.mqtt("sums"), "plant/sums", move |payload| {
+        let text = String::from_utf8(payload.to_vec()).unwrap();
+        let value = serde_json::from_str(&text).unwrap();
+        taken.lock().unwrap().insert(text, value);
+    })
+    .await;
+    results
+}
+
+/// Kills a provider, also one that has just been started again.
+async fn kill(plant: &Plant, name: &str) {
+    until("the provider runs", PATIENCE, async || plant.providers(name).len() == 1).await;
+    kill_process(plant.providers(name)[0], Signal::KILL).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_reading_is_in_one_window_although_the_conduit_is_killed() {
+    const MACHINES: u64 = 6;
+    let plant = Plant::start().await;
+    plant.deploy_unwatched(&plant.define("sums.yaml", SUMS)).await;
+    let results = results(&plant).await;
+    let mut machine = Machine::connect(&plant);
+    for n in 0..3000 {
+        let topic = format!("plant/m{}/temperature", n % MACHINES);
+        machine.publish(&topic, format!("{{\"seq\":{n}}}")).await;
+        if n % 900 == 600 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            kill(&plant, "conduit").await;
+        }
+        if n % 20 == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    machine.acknowledged().await;
+    until("every window has ended", PATIENCE, async || results.lock().unwrap().len() >= 30).await;
+    let results: Vec<Value> = results.lock().unwrap().values().cloned().collect();
+    assert_eq!(results.len(), 30, "{results:#?}");
+    // Each window has a hundred readings of its machine in a row, so none twice and none left out.
+    for result in &results {
+        let (first, last) = (result["first"].as_f64().unwrap(), result["last"].as_f64().unwrap());
+        assert_eq!(result["count"], 100, "{result}");
+        assert_eq!(last - first, 99.0 * MACHINES as f64, "{result}");
+        assert_eq!(result["sum"].as_f64().unwrap(), 50.0 * (first + last), "{result}");
+    }
+    plant.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_ends_the_windows_of_machines_that_fall_silent() {
+    let plant = Plant::start().await;
+    plant.deploy_unwatched(&plant.define("sessions.yaml", SESSIONS)).await;
+    let results = results(&plant).await;
+    let mut machine = Machine::connect(&plant);
+    for n in 0..10 {
+        machine.publish("plant/m1/temperature", format!("{{\"seq\":{n}}}")).await;
+    }
+    machine.acknowledged().await;
+    until("the session has ended", PATIENCE, async || !results.lock().unwrap().is_empty()).await;
+    let results: Vec<Value> = results.lock().unwrap().values().cloned().collect();
+    assert_eq!(results[0]["count"], 10, "{results:?}");
+    assert_eq!(results[0]["sum"].as_f64(), Some(45.0), "{results:?}");
+    plant.stop().await;
+}
