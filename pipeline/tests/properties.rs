@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use millrace_pipeline::{
     Binding, Component, Document, Durable, Hosts, Input, Kind, Options, Output, Pipeline, Plan,
-    Sink, SinkBinding, Source, SourceBinding, StageInput, Step, load, plan,
+    RESULT, Sink, SinkBinding, Source, SourceBinding, StageInput, Step, load, plan,
 };
 use millrace_settings::Count;
 use proptest::prelude::*;
@@ -201,10 +201,11 @@ fn ways_planned(plan: &Plan) -> BTreeSet<(String, String)> {
                         let last = before.steps.last().unwrap();
                         let (from, _) = name.split_once('.').unwrap();
                         let arm = from.split_once('_').map(|(_, arm)| arm);
-                        assert_eq!(arm.is_some(), last.kind == Kind::Branch);
+                        let parts = matches!(last.kind, Kind::Branch | Kind::Accumulate);
+                        assert_eq!(arm.is_some(), parts);
                         entering.push(match arm {
+                            Some(RESULT) | None => last.name.clone(),
                             Some(arm) => format!("{}.{arm}", last.name),
-                            None => last.name.clone(),
                         });
                     }
                 },
@@ -323,7 +324,10 @@ proptest! {
         // What the author asked to be durable is.
         for (to, input) in pipeline.steps.iter().flat_map(|(to, step)| step.from.iter().map(move |i| (to, i))) {
             if input.durable.is_some() {
-                let name = format!("{}.{to}", input.name.replace('.', "_"));
+                let before = pipeline.steps.get(input.node());
+                let windows = before.is_some_and(|step| step.kind == Kind::Accumulate);
+                let from = input.name.replace('.', "_") + if windows { "_result" } else { "" };
+                let name = format!("{from}.{to}");
                 prop_assert!(plan.edges.iter().any(|edge| edge.name == name));
             }
         }
