@@ -47,6 +47,7 @@ demo: build ## A whole platform, a simulated machine and a pipeline; Ctrl-C ends
 test: build ## Everything: format, lints, unit, property and end-to-end tests
 	@scripts/check
 	$(CARGO) test --locked --workspace --no-fail-fast
+	cd components && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/components $(CARGO) test --locked --workspace
 	@scripts/gpio-vm test --locked --workspace
 
 .PHONY: bench
