@@ -134,6 +134,15 @@ impl<N: Nats> Plant<N> {
         self.host.as_ref().expect("a host runs").providers(name)
     }
 
+    /// Kills the processes of a provider as a crash would; its host starts it again. Gives how many there were.
+    pub fn kill_provider(&self, name: &str) -> usize {
+        let pids = self.providers(name);
+        for pid in &pids {
+            rustix::process::kill_process(*pid, rustix::process::Signal::KILL).unwrap();
+        }
+        pids.len()
+    }
+
     /// Where the NATS server is.
     pub fn nats_url(&self) -> String {
         self.nats.url()

@@ -18,7 +18,6 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use rustix::process::{Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -60,20 +59,13 @@ binding:
     pass-map: { file: "{components}/pass-map.wasm" }
 "#;
 
-/// Kills the provider's process as a crash would; its host starts it again.
-fn kill_provider(plant: &Plant, name: &str) {
-    let pids = plant.providers(name);
-    assert_eq!(pids.len(), 1, "processes of {name}: {pids:?}");
-    kill_process(pids[0], Signal::KILL).unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn providers_that_are_killed_under_load_lose_nothing() {
     let (plant, alerts, mut machine) = Plant::start_with_alerts().await;
     machine.readings(0..500, 500).await;
-    kill_provider(&plant, "conduit");
+    assert_eq!(plant.kill_provider("conduit"), 1);
     machine.readings(500..1500, 500).await;
-    kill_provider(&plant, "mqtt");
+    assert_eq!(plant.kill_provider("mqtt"), 1);
     machine.readings(1500..2500, 500).await;
     machine.acknowledged().await;
     alerts.wait_for(&hot(0..2500), PATIENCE).await;
@@ -129,7 +121,7 @@ async fn kafka_to_kafka_with_the_provider_and_the_broker_killed_loses_nothing() 
     };
     produce(0..2000).await;
     copies.wait_for(&(0..500).collect(), PATIENCE).await;
-    kill_provider(&plant, "kafka");
+    assert_eq!(plant.kill_provider("kafka"), 1);
     produce(2000..4000).await;
     kafka.kill().unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -18,7 +18,6 @@ use async_nats::jetstream::{self, stream};
 use futures::StreamExt as _;
 use millrace_peers::{MachineOptions, NatsMachine};
 use millrace_tests::{ALERTS, Collector, Machine, Plant, hot};
-use rustix::process::{Signal, kill_process};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -99,7 +98,7 @@ async fn every_message_arrives_when_the_clock_of_nats_jumps() {
         assert!((jumped - step).abs() < 30, "{jumped}");
         // What the conduit had in work is given again, whatever the clock says about how long it has had it.
         if step < 0 {
-            kill_conduit(&plant);
+            plant.kill_provider("conduit");
         }
         let (start, before) = (Instant::now(), alerts.seqs().len());
         until_more(&alerts, before + 10).await;
@@ -234,13 +233,6 @@ async fn until_all_runs(plant: &Plant<NatsMachine>) {
         }
         assert!(start.elapsed() < RECOVERY, "{status:?}\n{}", plant.log());
         sleep(Duration::from_secs(1)).await;
-    }
-}
-
-/// Kills the provider of the durable edges, if it runs: its host starts it again.
-fn kill_conduit(plant: &Plant<NatsMachine>) {
-    for pid in plant.providers("conduit") {
-        kill_process(pid, Signal::KILL).unwrap();
     }
 }
 

@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use millrace_tests::{Machine, Plant, hot};
-use rustix::process::{Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,9 +52,7 @@ async fn each_arm_gets_its_messages_also_when_the_conduit_is_killed() {
     let history = plant.collect("sorted/history").await;
     let mut machine = Machine::connect(&plant);
     machine.readings(0..500, 500).await;
-    for pid in plant.providers("conduit") {
-        kill_process(pid, Signal::KILL).unwrap();
-    }
+    plant.kill_provider("conduit");
     machine.readings(500..1_000, 500).await;
     machine.acknowledged().await;
 

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_tests::{Machine, Plant, subscribe, until};
-use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -83,7 +82,7 @@ async fn results(plant: &Plant) -> Arc<Mutex<BTreeMap<String, Value>>> {
 /// Kills a provider, also one that has just been started again.
 async fn kill(plant: &Plant, name: &str) {
     until("the provider runs", PATIENCE, async || plant.providers(name).len() == 1).await;
-    kill_process(plant.providers(name)[0], Signal::KILL).unwrap();
+    assert_eq!(plant.kill_provider(name), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! The message that comes of a window.
 
+use millrace_window::rfc3339;
 use serde_json::{Map, Value};
 
 use crate::exports::millrace::step::accumulate::Window;
@@ -45,30 +46,9 @@ pub fn message(window: Window, state: &State, settings: &Settings) -> Message {
     }
 }
 
-/// Nanoseconds since the Unix epoch as RFC 3339 in UTC.
-fn rfc3339(time: u64) -> String {
-    let (seconds, nanos) = (time / 1_000_000_000, time % 1_000_000_000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01: years from March on, so that a leap day is the last of its year.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, turn) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = era * 400 + year + turn;
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    let fraction = match nanos {
-        0 => String::new(),
-        _ => format!(".{nanos:09}").trim_end_matches('0').to_owned(),
-    };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::rfc3339;
+    use super::*;
 
     #[test]
     fn times_are_told_as_they_are_written() {

@@ -174,8 +174,7 @@ impl Edge {
     /// was published without any.
     pub(crate) fn partition_of_subject(&self, subject: &str) -> Partition {
         let tail = subject.strip_prefix(&self.subject()).and_then(|tail| tail.strip_prefix('.'));
-        let none = Partition { count: 0, number: 0 };
-        tail.and_then(|tail| tail.parse().ok()).unwrap_or(none)
+        tail.and_then(|tail| tail.parse().ok()).unwrap_or_default()
     }
 
     pub(crate) fn partition_subject(&self, number: u16, count: u16) -> String {

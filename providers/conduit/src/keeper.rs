@@ -23,8 +23,8 @@ use crate::state::{Bucket, Loaded, Partition, Position, StateError, Ticket};
 pub(crate) struct Work {
     /// Id of the batch. Halves of it have that of their half behind it.
     pub(crate) id: String,
-    /// Where the messages come from; absent before the first.
-    pub(crate) of: Option<Partition>,
+    /// Where the messages come from.
+    pub(crate) of: Partition,
     /// When the stream was made.
     pub(crate) made: i64,
     /// When the last of the batches was published, nanoseconds since the Unix
@@ -150,7 +150,7 @@ impl Keeper {
             CallError::Config(format!("batch {id:?} is no part of {:?}, which is in work", work.id))
         })?;
         let loaded = self.load().await?;
-        let seen = work.seen(work.of.and_then(|of| loaded.kept.positions.get(&of)));
+        let seen = work.seen(loaded.kept.positions.get(&work.of));
         if seen >= to {
             return Ok(());
         }
@@ -162,7 +162,7 @@ impl Keeper {
             Some(rest) => Batch::open(rest).map_err(|error| CallError::Batch(error.to_string()))?,
             None => batch,
         };
-        let position = work.of.zip(work.after(to));
+        let position = work.after(to).map(|position| (work.of, position));
         self.call_with(&batch, &loaded, position, work.now, false, traceparent).await
     }
 
@@ -244,7 +244,7 @@ mod tests {
         let run = |sequence, first, messages| Run { sequence, first, messages };
         Work {
             id: "b+1".into(),
-            of: Some(Partition { count: 8, number: 1 }),
+            of: Partition { count: 8, number: 1 },
             made: 7,
             now: 0,
             runs: vec![run(10, 2, 3), run(11, 0, 4), run(15, 0, 1)],

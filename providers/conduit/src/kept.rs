@@ -51,16 +51,16 @@ impl Keepers {
     /// done; otherwise the link is going. `made` says when the stream was.
     pub(crate) async fn deliver(
         &mut self,
-        group: &[&Message],
+        group: &[(&Message, Packed)],
         made: i64,
         place: &dyn Watch,
     ) -> bool {
         let edge = self.shared.edge.clone();
         let of = |message: &Message| edge.partition_of_subject(&message.subject);
-        for messages in group.chunk_by(|a, b| of(a) == of(b)) {
-            let Some(first) = messages.first() else { continue };
+        for batches in group.chunk_by(|(a, _), (b, _)| of(a) == of(b)) {
+            let Some((first, _)) = batches.first() else { continue };
             let origin = of(first);
-            let pieces = messages.iter().map(|message| Piece::of(message, origin));
+            let pieces = batches.iter().map(|(message, batch)| Piece::of(message, batch, origin));
             if origin.count == self.count {
                 if !self.run(origin, origin.number, made, pieces.collect(), place).await {
                     return false;
@@ -127,7 +127,7 @@ impl Keepers {
         for call in regroup(batches, &shared.limits) {
             let (runs, now) = left.take(call.messages() as u64);
             let id = call.id().unwrap_or_default().to_owned();
-            kept.keeper.begin(Work { id, of: Some(origin), made, now, runs });
+            kept.keeper.begin(Work { id, of: origin, made, now, runs });
             if shared.deliver_by(&kept.delivery, call, place).await.is_none() {
                 return false;
             }
@@ -137,18 +137,18 @@ impl Keepers {
 }
 
 impl Piece {
-    fn of(message: &Message, origin: Partition) -> Self {
+    fn of(message: &Message, batch: &Packed, origin: Partition) -> Self {
         let sequence = sequence(message);
         let published = message.info().map(|info| SystemTime::from(info.published));
-        let batch = Packed::read(message.payload.clone());
+        let named = match batch.id() {
+            Some(_) => None,
+            None => with_id(batch.body(), &format!("{origin}/{sequence}")),
+        };
         Self {
             sequence,
             published: published.map_or(0, nanoseconds),
             // Halves of it are told apart by their ids.
-            batch: match batch.id() {
-                Some(_) => batch,
-                None => with_id(&message.payload, &format!("{origin}/{sequence}")).unwrap_or(batch),
-            },
+            batch: named.unwrap_or_else(|| batch.clone()),
         }
     }
 }

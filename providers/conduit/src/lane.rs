@@ -196,29 +196,28 @@ impl Lane {
         let shared = Arc::clone(&self.shared);
         let link = &shared.link;
         let oldest = group.first().and_then(|first| first.info().ok()).map(|info| info.published);
-        let batches: Vec<Packed> = group
+        let new: Vec<(&Message, Packed)> = group
             .iter()
             .filter(|message| sequence(message) > self.finished)
-            .map(|message| Packed::read(message.payload.clone()))
+            .map(|message| (message, Packed::read(message.payload.clone())))
             .collect();
-        for batch in &batches {
+        for (_, batch) in &new {
             self.usual += (batch.messages() as f64 - self.usual) / 8.0;
             link.telemetry.received(batch.messages() as u64, batch.bytes() as u64);
         }
-        if !batches.is_empty() {
+        if !new.is_empty() {
             let place = tokio::select! {
                 place = shared.place() => place,
                 () = link.drain.cancelled() => return Ok(Settled::Left),
             };
             let Some(place) = place else { return Ok(Settled::Left) };
             if let Some(keepers) = &mut self.keepers {
-                let new: Vec<&Message> =
-                    group.iter().filter(|message| sequence(message) > self.finished).collect();
                 let made = self.made.and_then(|made| i64::try_from(made).ok()).unwrap_or_default();
                 if !keepers.deliver(&new, made, &place).await {
                     return Ok(Settled::Left);
                 }
             } else {
+                let batches = new.into_iter().map(|(_, batch)| batch).collect();
                 for call in regroup(batches, &shared.limits) {
                     if shared.deliver(call, &place).await.is_none() {
                         return Ok(Settled::Left);

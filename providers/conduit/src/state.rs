@@ -36,7 +36,7 @@ const LINE_MAX: usize = 64 << 10;
 const ANSWER: Duration = Duration::from_secs(4);
 
 /// One of so many parts of an edge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Partition {
     pub(crate) count: u16,
     pub(crate) number: u16,
