@@ -115,3 +115,38 @@ fn test_shows_each_message_and_finds_traps() {
     let output = millrace(folder.path(), &test);
     assert!(said(&output).contains("s.jsonl:1: there is no field `paylod`"), "{}", said(&output));
 }
+
+#[test]
+fn an_accumulate_is_tried_in_windows() {
+    let folder = tempfile::tempdir().unwrap();
+    let samples = "{\"payload\":\"20\"}\n{\"payload\":\"22\"}\n{\"payload\":\"fault\"}\n";
+    std::fs::write(folder.path().join("s.jsonl"), samples).unwrap();
+    let step = example("aggregate");
+    let test = ["step", "test", &step, "--messages", "s.jsonl", "--seed", "7"];
+    let with = |more: &[&str]| millrace(folder.path(), &[&test[..], more].concat());
+    let output = with(&["--window", "tumbling=10s,lateness=1s"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    for part in [
+        "20  in its window",
+        "fault  x  invalid-argument",
+        "\"mean\":21.0",
+        "at 2026-01-01T00:00:10Z",
+        "the state is bounded",
+        "no trap: 256 messages",
+    ] {
+        assert!(said(&output).contains(part), "{part}: {}", said(&output));
+    }
+    let output = with(&["--window", "count=10"]);
+    assert!(said(&output).contains("2 messages are in a window"), "{}", said(&output));
+    let output = with(&["--window", "tumbling=soon"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("tumbling"), "{}", said(&output));
+
+    let step = example("breaks-windows");
+    let test = ["step", "test", &step, "--messages", "s.jsonl", "--cases", "1", "--json"];
+    let output = millrace(folder.path(), &test);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let found = json(&output);
+    assert_eq!(found["arbitrary"]["state"]["grows"], true);
+    assert_eq!(found["windows"]["outputs"][0]["message"]["payload"], "20,22,fault,");
+}

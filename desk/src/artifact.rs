@@ -66,11 +66,14 @@ pub fn spec(plan: &Plan, stage: &Stage) -> Result<StageSpec, ArtifactError> {
 
 fn step(step: &PlannedStep) -> Result<StepSpec, ArtifactError> {
     let name = || step.name.clone();
-    let component = std::fs::read(&step.component).map_err(|source| ArtifactError::Read {
-        step: name(),
-        file: step.component.clone(),
-        source,
-    })?;
+    let read = |file: &PathBuf| {
+        std::fs::read(file).map_err(|source| ArtifactError::Read {
+            step: name(),
+            file: file.clone(),
+            source,
+        })
+    };
+    let component = step.component.as_ref().map(read).transpose()?;
     let kind = step.kind.as_str().parse();
     let grants = step.grants.iter().map(|grant| grant.parse()).collect::<Result<_, _>>();
     Ok(StepSpec {

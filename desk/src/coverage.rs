@@ -24,6 +24,8 @@ pub struct StepCoverage {
     pub step: String,
     /// What it is.
     pub kind: Kind,
+    /// Whether what it does not let through goes to somebody, and is not dropped.
+    pub hands_over: bool,
     /// Whether a message came to it.
     pub reached: bool,
     /// Messages that came to it.
@@ -42,11 +44,17 @@ impl StepCoverage {
     /// What its kind can do and no message made it do.
     #[must_use]
     pub fn never(&self) -> Vec<&'static str> {
-        let may_drop = matches!(self.kind, Kind::Filter | Kind::FlatMap);
+        let may_drop = match self.kind {
+            Kind::Filter | Kind::FlatMap => true,
+            Kind::DeDuplicate | Kind::Throttle => !self.hands_over,
+            _ => false,
+        };
+        let may_reject =
+            !matches!(self.kind, Kind::Throttle | Kind::Concatenate | Kind::Monolithic);
         let all = [
             ("passed", self.passed == 0),
             ("dropped", may_drop && self.dropped == 0),
-            ("rejected", self.rejected == 0),
+            ("rejected", may_reject && self.rejected == 0),
         ];
         all.into_iter().filter(|(_, never)| *never).map(|(what, _)| what).collect()
     }
@@ -82,6 +90,10 @@ pub fn coverage(runtime: &Runtime, cases: &[&Case]) -> Result<Coverage, BuildErr
         StepCoverage {
             step: step.name.clone(),
             kind: step.kind,
+            hands_over: step
+                .kind
+                .side_arm()
+                .is_some_and(|side| step.arms.iter().any(|a| a == side)),
             reached: count.received > 0,
             received: count.received,
             passed: count.passed,

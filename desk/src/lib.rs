@@ -48,7 +48,7 @@ pub use engine::{Cache, Engine, EngineError, Options};
 pub use host::{Level, LogLine, Setting};
 pub use junit::{Suite, junit};
 pub use message::{Message, shown, shown_bytes, shown_text};
-pub use runtime::{BuildError, Letter, Run, RunError, Runtime, Session};
+pub use runtime::{BuildError, Folded, Letter, Run, RunError, Runtime, Session};
 pub use split::split;
 pub use stage::{Answer, Outcome, Stage, StageError};
 pub use test::{Failure, Place, Report, Tone, run_test};

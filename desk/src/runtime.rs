@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::OnceLock;
 
-use millrace_batch::{Batch, BatchWriter, ID, WriteError};
+use millrace_batch::{ARM, Batch, BatchWriter, ID, Message as Record, WriteError};
 use millrace_pipeline::{Kind, Output, Plan, RejectKind, Time};
 use millrace_window::{Document, attach, commit};
 
@@ -159,9 +159,88 @@ impl Runtime {
         Ok(stage.call(&body, &mut setting.into()))
     }
 
+    /// One call of a stage with state, with these messages as one batch and the state document of the call before (empty at
+    /// the first), and no more. `now` is the caller's clock, in nanoseconds since the Unix epoch; with `idle` nothing has
+    /// come until then, so windows end by it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such stage, it does not take its configuration, or the messages fit into no batch.
+    pub fn fold<'m>(
+        &self,
+        stage: &str,
+        given: impl IntoIterator<Item = &'m Message>,
+        document: &[u8],
+        (now, idle): (u64, bool),
+        setting: &Setting,
+    ) -> Result<Folded, RunError> {
+        let called = self.stage(stage).and_then(|number| self.stages.get(number));
+        let called = called.ok_or_else(|| RunError::NoSource(stage.to_owned()))?;
+        let too_large =
+            |number, error| RunError::TooLarge { source_name: stage.to_owned(), number, error };
+        let mut writer = BatchWriter::new([(ID, stage), ("attempt", "1")])
+            .map_err(|error| too_large(1, error))?;
+        let mut number = 0;
+        for message in given {
+            number += 1;
+            message.push(&mut writer).map_err(|error| too_large(number, error))?;
+        }
+        let body = writer.finish();
+        let answer = |text| RunError::Answer { stage: stage.to_owned(), text };
+        let batch = Batch::open(&body).map_err(|error| answer(error.to_string()))?;
+        let body =
+            attach(&batch, document, stage, now, idle).map_err(|error| too_large(number, error))?;
+        let Outcome { answer, published, log } = called.call(&body, &mut setting.into());
+        if let Answer::Refused(text) = &answer
+            && let Some(text) = text.strip_prefix("config: ")
+        {
+            return Err(RunError::Config { stage: stage.to_owned(), text: text.to_owned() });
+        }
+        let out = format!("{}.out.{stage}", self.plan.pipeline);
+        let mut folded = Folded {
+            answer,
+            outputs: Vec::new(),
+            letters: Vec::new(),
+            document: document.to_vec(),
+            log,
+        };
+        if folded.answer != Answer::Done {
+            return Ok(folded);
+        }
+        for (subject, body) in published {
+            if subject == out {
+                // Which arm a message takes is said to the edge behind, and no further.
+                folded.outputs.extend(messages(&body).into_iter().map(|mut message| {
+                    message.headers.retain(|(name, _)| name != ARM);
+                    message
+                }));
+            } else if let Some(commit) = Batch::open(&body).ok().as_ref().and_then(commit) {
+                folded.document = commit.document.to_vec();
+            } else {
+                folded.letters.extend(letters(stage, &body));
+            }
+        }
+        Ok(folded)
+    }
+
     fn stage(&self, name: &str) -> Option<usize> {
         self.plan.stages.iter().position(|stage| stage.name == name)
     }
+}
+
+/// What came of one call of a stage with state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folded {
+    /// How it ended. Unless it was done, nothing came of it.
+    pub answer: Answer,
+    /// What it made.
+    pub outputs: Vec<Message>,
+    /// What it rejected.
+    pub letters: Vec<Letter>,
+    /// The state document to call it with next.
+    pub document: Vec<u8>,
+    /// What its step logged.
+    pub log: Vec<LogLine>,
 }
 
 /// What came of the messages.
@@ -276,11 +355,11 @@ impl Session<'_> {
     /// When a stage does not take its configuration, or messages become too many.
     pub fn settle(&mut self) -> Result<(), RunError> {
         while let Some((stage, body)) = self.waiting.pop_front() {
-            // What a flat-map does with one message can only be seen where it is alone.
-            if self.counting && self.kind(stage) == Some(Kind::FlatMap) {
-                self.each(stage, &body, Self::deliver)?;
-            } else {
-                self.deliver(stage, &body)?;
+            match self.kind(stage) {
+                // What a flat-map does with one message can only be seen where it is alone.
+                Some(Kind::FlatMap) if self.counting => self.each(stage, &body, Self::deliver)?,
+                Some(kind) if goes_by_arrival(kind) => self.by_time(stage, &body)?,
+                _ => self.deliver(stage, &body)?,
             }
         }
         Ok(())
@@ -330,8 +409,13 @@ impl Session<'_> {
         let planned = self.runtime.plan.stages.get(stage)?;
         planned.steps.first().filter(|step| step.kind.has_state())?;
         let state = self.states.get(&stage).map(Vec::as_slice).unwrap_or_default();
-        let now = idle.unwrap_or(self.surroundings.time());
-        attach(&Batch::open(body).ok()?, state, &planned.name, now, idle.is_some()).ok()
+        let batch = Batch::open(body).ok()?;
+        let time = self.surroundings.time();
+        let now = match self.kind(stage) {
+            Some(kind) if goes_by_arrival(kind) => newest(time, &batch),
+            _ => time,
+        };
+        attach(&batch, state, &planned.name, idle.unwrap_or(now), idle.is_some()).ok()
     }
 
     /// Ends the session.
@@ -357,18 +441,52 @@ impl Session<'_> {
         body: &[u8],
         act: fn(&mut Self, usize, &[u8]) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
+        self.parts(stage, body, |_| true, act)
+    }
+
+    /// The messages of a batch as if each came at the time that it has, or at that of the one before, where it has an earlier.
+    fn by_time(&mut self, stage: usize, body: &[u8]) -> Result<(), RunError> {
+        let mut clock = self.surroundings.time();
+        let later = |message: &Record<'_>| {
+            let later = message.timestamp > clock;
+            clock = clock.max(message.timestamp);
+            later
+        };
+        self.parts(stage, body, later, Self::deliver)
+    }
+
+    /// The messages of a batch in several: one begins with each message of which `begins` says so.
+    fn parts(
+        &mut self,
+        stage: usize,
+        body: &[u8],
+        mut begins: impl FnMut(&Record<'_>) -> bool,
+        act: fn(&mut Self, usize, &[u8]) -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
         let Ok(batch) = Batch::open(body) else { return Ok(()) };
-        for (number, message) in batch.messages().enumerate() {
+        let messages: Vec<Record<'_>> = batch.messages().collect();
+        let mut parts: Vec<Vec<&Record<'_>>> = Vec::new();
+        for message in &messages {
+            match parts.last_mut() {
+                Some(part) if !begins(message) => part.push(message),
+                None => {
+                    begins(message);
+                    parts.push(vec![message]);
+                }
+                Some(_) => parts.push(vec![message]),
+            }
+        }
+        for (number, part) in parts.into_iter().enumerate() {
             let id = batch.header(ID).map(|id| format!("{id}.{number}"));
             let kept = batch.headers().filter(|(name, _)| *name != ID);
             let headers = kept.chain(id.as_deref().map(|id| (ID, id)));
-            // The headers and the message come out of a batch, so they fit into one.
-            let alone = BatchWriter::new(headers).and_then(|mut writer| {
-                writer.push_record(&message)?;
+            // The headers and the messages come out of a batch, so they fit into one.
+            let part = BatchWriter::new(headers).and_then(|mut writer| {
+                part.into_iter().try_for_each(|message| writer.push_record(message))?;
                 Ok(writer.finish())
             });
-            if let Ok(alone) = alone {
-                act(self, stage, &alone)?;
+            if let Ok(part) = part {
+                act(self, stage, &part)?;
             }
         }
         Ok(())
@@ -524,6 +642,16 @@ impl Session<'_> {
             }
         }
     }
+}
+
+/// Whether a step goes by when messages come, and not by when they were made.
+fn goes_by_arrival(kind: Kind) -> bool {
+    kind.has_state() && !kind.has_windows()
+}
+
+/// The newest time of a batch, and no earlier one than `time`: nanoseconds since the Unix epoch.
+fn newest(time: u64, batch: &Batch<'_>) -> u64 {
+    batch.messages().fold(time, |newest, message| newest.max(message.timestamp))
 }
 
 /// The dead letters of a batch that a stage published.

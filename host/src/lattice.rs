@@ -14,8 +14,9 @@ use wasmcloud_host::{WasmbusHost, WasmbusHostConfig};
 
 use crate::{Args, beside_wadm, identity, nats};
 
-/// Threads of the host beyond one a core: each may be held by a spinning component until its time is up.
-const SPARE_THREADS: usize = 6;
+/// Threads of the host beyond one a core. Components that run for long have as many as there are cores
+/// (patches/README.md): these are for all others, and for the host itself.
+const SPARE_THREADS: usize = 4;
 
 /// How long providers get to drain before the host ends them.
 const PROVIDER_DRAIN: Duration = Duration::from_secs(10);
@@ -52,7 +53,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     if let Some((components, shutdown)) = host {
         components.block_on(shutdown).context("the wasmCloud host did not end cleanly")?;
-        // Its threads may be held by a component that spins: they are not waited for.
+        // What still runs on its threads is not waited for.
         components.shutdown_background();
     }
     control.shutdown_background();

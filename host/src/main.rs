@@ -4,8 +4,8 @@
 //!
 //! - [`limits`]: limits that hold, and a refusal to start where the memory limit would not be enforced;
 //! - [`nats`]: a check of the server first, with an error that says what to do;
-//! - [`lattice`]: the host on a runtime of its own with spare threads (a spinning component holds one until its time
-//!   is up), wadm on another, so that the one cannot starve the other; wadm is started again when it ends;
+//! - [`lattice`]: the host on a runtime of its own, on which components take turns, wadm on another, so that the one cannot
+//!   starve the other; wadm is started again when it ends;
 //! - [`beside_wadm`]: new versions are judged, and rolled back, and what wadm lost sight of is asked for again.
 
 mod beside_wadm;

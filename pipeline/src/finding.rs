@@ -231,7 +231,7 @@ fn byte_span(line: &str, at: &Location) -> Range<usize> {
 
 /// What stands between `://` and `@` in an address becomes asterisks: findings
 /// end up in logs. The number of characters stays, so that columns do.
-fn without_password(line: &str) -> String {
+pub(crate) fn without_password(line: &str) -> String {
     let mut secret = 0..0;
     if let Some(start) = line.find("://").map(|at| at + 3) {
         let rest = line.get(start..).unwrap_or_default();

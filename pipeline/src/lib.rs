@@ -34,27 +34,35 @@
 //! # Ok::<(), String>(())
 //! ```
 
+mod component;
 mod finding;
 mod lint;
 mod lint_test;
 mod load;
 mod locate;
+mod lock;
 mod model;
+mod parameters;
 mod picture;
 mod plan;
 mod read;
+mod read_config;
 mod read_test;
 mod schema;
 mod test;
 mod tree;
 
+pub use component::{ComponentFile, ComponentFileError, component_version, with_component_version};
 pub use finding::{Finding, Location, Severity};
 pub use lint::lint;
 pub use load::{Document, LoadError, Loaded, Options, load, load_files};
+pub use lock::{Difference, Lock, LockError, LockedComponent, LockedHarness};
 pub use model::{
-    Binding, Component, Durable, GRANTS, Hosts, INSTANCES_DEFAULT, Input, Instances, Kind, LATE,
-    Memory, Pipeline, RESULT, Sink, SinkBinding, Source, SourceBinding, Step, VERSION,
+    Binding, Component, DUPLICATE, Durable, EXCESS, GRANTS, Hosts, INSTANCES_DEFAULT, Input,
+    Instances, Kind, LATE, Memory, Pipeline, RESULT, Sink, SinkBinding, Source, SourceBinding,
+    Step, VERSION,
 };
+pub use parameters::{Parameter, ParameterType, ParameterValue, ValueOrigin};
 pub use picture::svg;
 pub use plan::{
     Edge, KeyedState, Output, Plan, PlanError, PlannedSink, PlannedSource, PlannedStep, Reason,

@@ -11,10 +11,11 @@ use millrace_settings::flat::{FieldError, FieldErrorKind};
 use millrace_settings::registry::{self, Connector, Kind as SettingsKind};
 use millrace_settings::window::PARTITIONS_DEFAULT;
 
+use crate::component;
 use crate::finding::{Finding, Issue};
 use crate::lint_test;
 use crate::locate::{Part, Path, quoted};
-use crate::model::{Binding, GRANTS, Input, Kind, LATE, Pipeline, Step, VERSION};
+use crate::model::{Binding, GRANTS, Input, Kind, Pipeline, Step, VERSION};
 use crate::read::{ISSUES_MAX, guess, list};
 
 /// Longest name, in characters: names become parts of NATS subjects, streams
@@ -71,6 +72,7 @@ pub(crate) fn issues(pipeline: &Pipeline, checks: &Checks<'_>) -> Vec<Issue> {
         issues.extend(settings(binding));
         issues.extend(clients(pipeline, binding));
         issues.extend(files(binding, checks.files));
+        issues.extend(component::issues(binding, checks.files));
     }
     issues.extend(lint_test::issues(pipeline, &pipeline.tests, checks.graph, checks.test_files));
     issues.truncate(ISSUES_MAX);
@@ -123,6 +125,9 @@ fn names(pipeline: &Pipeline) -> Vec<Issue> {
     }
     for (name, step) in &pipeline.steps {
         let path = Path::of(["steps", name, step.kind.as_str()]);
+        if step.kind.settings().is_some() {
+            continue;
+        }
         if step.component.is_empty() {
             let message = format!("`{}` names no component", step.kind);
             issues.push(
@@ -173,6 +178,8 @@ fn steps(pipeline: &Pipeline) -> Vec<Issue> {
         let path = Path::of(["steps", name]);
         issues.extend(arms(step, &path));
         issues.extend(window(step, &path));
+        issues.extend(state(step, &path));
+        issues.extend(without_component(step, &path));
         let mut seen = BTreeSet::new();
         for (index, grant) in step.grants.iter().enumerate() {
             issues.extend(check_grant(grant, path.key("grants").index(index), seen.insert(grant)));
@@ -212,7 +219,7 @@ fn arms(step: &Step, path: &Path) -> Vec<Issue> {
 /// A step with state has a window and takes messages from one; nothing else has a window.
 fn window(step: &Step, path: &Path) -> Vec<Issue> {
     let at = path.key("window");
-    if !step.kind.has_state() {
+    if !step.kind.has_windows() {
         if step.window.is_empty() {
             return Vec::new();
         }
@@ -231,13 +238,37 @@ fn window(step: &Step, path: &Path) -> Vec<Issue> {
         let kind = &registry::WINDOW;
         issues.extend(check_settings(kind, &step.window, &at, (kind.fields)()));
     }
-    if step.from.len() > 1 {
-        let message =
-            format!("{} write the state of this step, which can have one writer", step.from.len());
-        let issue = Issue::error("two-writers", path.key("from"), Part::Key, message);
-        issues.push(
-            issue.mend("put a step before it that takes from all of them, and take from that"),
-        );
+    issues
+}
+
+/// The state of a step has one writer.
+fn state(step: &Step, path: &Path) -> Option<Issue> {
+    if !step.kind.has_state() || step.from.len() < 2 {
+        return None;
+    }
+    let message =
+        format!("{} write the state of this step, which can have one writer", step.from.len());
+    let issue = Issue::error("two-writers", path.key("from"), Part::Key, message);
+    Some(issue.mend(
+        "put a step before it that takes from all of them, such as a `concatenate: {}`, and take from that",
+    ))
+}
+
+/// A step that needs no component has settings, and nothing that is for a component.
+fn without_component(step: &Step, path: &Path) -> Vec<Issue> {
+    let Some(kind) = step.kind.settings() else { return Vec::new() };
+    let at = path.key(step.kind.as_str());
+    let mut issues = check_settings(kind, &step.settings, &at, (kind.fields)());
+    for (field, there) in [
+        ("config", !step.config.is_empty()),
+        ("grants", !step.grants.is_empty()),
+        ("memory", step.memory.is_some()),
+    ] {
+        if there {
+            let message = format!("a `{}` runs no component, and has no `{field}`", step.kind);
+            let issue = Issue::error("no-component", path.key(field), Part::Key, message);
+            issues.push(issue.mend("remove it"));
+        }
     }
     issues
 }
@@ -350,13 +381,18 @@ fn unknown_inputs(pipeline: &Pipeline) -> (Vec<Issue>, BTreeSet<&str>) {
 /// window.
 fn wrong_arm(step: Option<&Step>, input: &Input, path: Path) -> Option<Issue> {
     let (name, arm) = (input.node(), input.arm());
-    if step.is_some_and(|step| step.kind.has_state()) {
-        let arm = arm.filter(|arm| *arm != LATE)?;
+    if let Some((kind, side)) = step.and_then(|step| Some((step.kind, step.kind.side_arm()?))) {
+        let arm = arm.filter(|arm| *arm != side)?;
         let message = format!("{} has no arm {}", quoted(name), quoted(arm));
         let issue = Issue::error("unknown-arm", path, Part::Value, message);
-        return Some(issue.mend(format!(
-            "write `{name}` for the results of its windows, or `{name}.{LATE}` for messages that came too late for one"
-        )));
+        let (main, rest) = match kind {
+            Kind::DeDuplicate => ("what comes for the first time", "what has come before"),
+            Kind::Throttle => ("what goes on", "what is too much"),
+            _ => ("the results of its windows", "messages that came too late for one"),
+        };
+        return Some(
+            issue.mend(format!("write `{name}` for {main}, or `{name}.{side}` for {rest}")),
+        );
     }
     let Some(branch) = step.filter(|step| step.kind == Kind::Branch) else {
         arm?;
@@ -586,7 +622,10 @@ fn bound(pipeline: &Pipeline) -> Vec<Issue> {
     let sinks =
         pipeline.sinks.keys().map(|name| (name.as_str(), Path::of(["sinks", name]))).collect();
     // A component whose name could not be read may be any of those bound.
-    let unread = pipeline.steps.values().any(|step| step.component.is_empty());
+    let unread = pipeline
+        .steps
+        .values()
+        .any(|step| step.component.is_empty() && step.kind.settings().is_none());
     bound_section("sources", "source", &sources, &binding.sources, &mut issues);
     bound_section("sinks", "sink", &sinks, &binding.sinks, &mut issues);
     bound_section("components", "component", &components, &binding.components, &mut issues);

@@ -6,15 +6,18 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path as FilePath, PathBuf};
 
+use crate::component::ComponentFileError;
 use crate::finding::{Finding, Issue, Lines, Severity, render};
 use crate::lint;
 use crate::lint_test;
 use crate::locate::{Part, Path, locate, quoted};
+use crate::lock::{Lock, LockedHarness};
 use crate::model::{Binding, Pipeline};
+use crate::parameters::{self, Expanded, Given, Parameter, ParameterValue, Values};
 use crate::plan::{self, Plan, PlanError};
 use crate::read::{ISSUES_MAX, Reader};
 use crate::test::{Case, Test};
-use crate::tree::{self, Node, TEXT_MAX};
+use crate::tree::{self, Node, TEXT_MAX, Value};
 
 /// One text and the name of its file. Relative paths inside the text are from
 /// the file's folder.
@@ -31,6 +34,8 @@ pub struct Document<'a> {
 pub struct Options {
     /// Whether the components' files must be there.
     pub check_files: bool,
+    /// Values of parameters, which come before those of the binding.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// Why a file could not be read.
@@ -64,6 +69,8 @@ pub struct Loaded {
     cases: Vec<Case>,
     /// Whether every name of the graph could be read.
     graph: bool,
+    /// The parameters with their values.
+    values: Values,
 }
 
 impl Loaded {
@@ -86,6 +93,11 @@ impl Loaded {
         self.findings.iter().any(|finding| finding.severity == Severity::Error)
     }
 
+    /// The parameters that have a value, by name. The model and the plan have the values in their places.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &ParameterValue)> {
+        self.values.known()
+    }
+
     /// The tests of the definition, and of the files that were added, in the
     /// order in which they are written.
     #[must_use]
@@ -97,6 +109,7 @@ impl Loaded {
     /// the pipeline's name if you like, and `tests`.
     pub fn add_tests(&mut self, document: Document<'_>, options: &Options) {
         let mut beside = Source::parse(document);
+        beside.expand(&self.values);
         let mut reader = Reader::default();
         let read = beside.tree.as_ref().and_then(|tree| reader.tests_file(tree));
         beside.take(&mut reader);
@@ -166,6 +179,16 @@ impl Loaded {
         let warnings = self.findings.len() - errors;
         out.push_str(&format!("{}, {}\n", counted(errors, "error"), counted(warnings, "warning")));
         out
+    }
+
+    /// What a lock file says of it now. A definition that cannot be read is made of nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the file of a component cannot be read.
+    pub fn lock(&self, harness: LockedHarness) -> Result<Option<Lock>, ComponentFileError> {
+        let lock = |pipeline| Lock::of(pipeline, &self.folder, harness);
+        self.pipeline.as_ref().map(lock).transpose()
     }
 
     /// What is to be deployed.
@@ -247,18 +270,37 @@ struct Source<'a> {
     issues: Vec<Issue>,
     /// How many of the issues come from reading.
     read: usize,
+    /// What became of the parameters that it uses.
+    expanded: Expanded,
 }
 
 impl<'a> Source<'a> {
     fn parse(document: Document<'a>) -> Self {
+        let expanded = Expanded::default();
         match tree::parse(document.text) {
-            Ok(tree) => Self { document, tree: Some(tree), issues: Vec::new(), read: 0 },
+            Ok(tree) => Self { document, tree: Some(tree), issues: Vec::new(), read: 0, expanded },
             Err(error) => {
                 let issue = Issue::error("yaml", Path::default(), Part::Value, error.message)
                     .maybe_mend(error.mend.map(str::to_owned))
                     .at(error.span);
-                Self { document, tree: None, issues: vec![issue], read: 1 }
+                Self { document, tree: None, issues: vec![issue], read: 1, expanded }
             }
+        }
+    }
+
+    /// Puts the values of parameters in.
+    fn expand(&mut self, values: &Values) {
+        if let Some(tree) = &mut self.tree {
+            self.expanded = parameters::expand(tree, values);
+            self.issues.append(&mut self.expanded.issues);
+        }
+    }
+
+    /// Whether it has a binding, be it wrong.
+    fn has_binding(&self) -> bool {
+        match self.tree.as_ref().map(|tree| &tree.value) {
+            Some(Value::Map(entries)) => entries.iter().any(|entry| entry.key == "binding"),
+            _ => false,
         }
     }
 
@@ -308,7 +350,17 @@ impl<'a> Source<'a> {
                 issue.path = path;
             }
         }
-        self.issues.sort_by_key(|issue| issue.span.as_ref().map(|span| span.start));
+        let start = |issue: &Issue| issue.span.as_ref().map(|span| span.start);
+        let Expanded { holes, notes, .. } = &self.expanded;
+        // Of a place without a value it was said why.
+        let at_hole = |issue: &Issue| start(issue).is_some_and(|at| holes.contains(&at));
+        self.issues.retain(|issue| parameters::is_own(issue.rule) || !at_hole(issue));
+        for issue in &mut self.issues {
+            if let Some(note) = start(issue).and_then(|at| notes.get(&at)) {
+                issue.message = format!("{} ({note})", issue.message);
+            }
+        }
+        self.issues.sort_by_key(start);
         self.issues
             .into_iter()
             .map(|issue| {
@@ -327,13 +379,25 @@ pub fn load(pipeline: Document<'_>, binding: Option<Document<'_>>, options: &Opt
     let mut main = Source::parse(pipeline);
     let mut beside = binding.map(Source::parse);
     let mut reader = Reader::default();
+    let Parameters { declared, given, values } =
+        read_parameters(&mut main, beside.as_mut(), &mut reader, options);
     let mut model = main.tree.as_ref().and_then(|tree| reader.pipeline(tree));
+    reader.inputs_unread |= main.expanded.inputs_unread;
+    if let Some(model) = &mut model {
+        model.parameters = declared;
+        if let Some(binding) = &mut model.binding {
+            binding.parameters = parameters::texts(&given);
+        }
+    }
     main.take(&mut reader);
     if let Some(beside) = &mut beside {
         reader.binding_unread = false;
         let bound = read_binding(beside, &mut reader, model.as_ref());
         if let Some(model) = &mut model {
             model.binding = bound;
+            if let Some(binding) = &mut model.binding {
+                binding.parameters = parameters::texts(&given);
+            }
         }
     }
     let folder = folder_of(beside.as_ref().map_or(pipeline.file, |beside| beside.document.file));
@@ -366,7 +430,55 @@ pub fn load(pipeline: Document<'_>, binding: Option<Document<'_>>, options: &Opt
     }
     findings.truncate(ISSUES_MAX);
     let graph = !reader.graph_unread;
-    Loaded { pipeline: model, findings, texts, folder, cases, graph }
+    Loaded { pipeline: model, findings, texts, folder, cases, graph, values }
+}
+
+/// The parameters of a definition, what its binding gives them, and what they are.
+struct Parameters {
+    declared: BTreeMap<String, Parameter>,
+    given: Given,
+    values: Values,
+}
+
+/// Reads the parameters and puts their values into both files.
+fn read_parameters(
+    main: &mut Source<'_>,
+    beside: Option<&mut Source<'_>>,
+    reader: &mut Reader,
+    options: &Options,
+) -> Parameters {
+    let declared = main.tree.as_ref().map(|tree| reader.parameters(tree)).unwrap_or_default();
+    let of_main = main.tree.as_ref().map(|tree| reader.given_values(tree)).unwrap_or_default();
+    main.take(reader);
+    let given = match &beside {
+        Some(beside) => {
+            beside.tree.as_ref().map(|tree| reader.given_values(tree)).unwrap_or_default()
+        }
+        None => of_main,
+    };
+    let bound = beside.is_some() || main.has_binding() || !options.parameters.is_empty();
+    let sources = parameters::Sources { binding: &given, given: &options.parameters, bound };
+    let (values, of_definition, of_binding) = parameters::resolve(&declared, &sources);
+    main.issues.extend(of_definition);
+    main.expand(&values);
+    let unused = match beside {
+        Some(beside) => {
+            beside.take(reader);
+            beside.issues.extend(of_binding);
+            beside.expand(&values);
+            match beside.tree {
+                Some(_) => parameters::unused(&declared, &[&main.expanded, &beside.expanded]),
+                None => Vec::new(),
+            }
+        }
+        None => {
+            main.issues.extend(of_binding);
+            // What is not bound yet may use them there.
+            if bound { parameters::unused(&declared, &[&main.expanded]) } else { Vec::new() }
+        }
+    };
+    main.issues.extend(unused);
+    Parameters { declared: declared.parameters, given, values }
 }
 
 fn read_binding(

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use millrace_settings::{Bytes, Count};
+use millrace_settings::{Bytes, Count, registry};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::parameters::Parameter;
 use crate::schema;
 use crate::test::Test;
 
@@ -27,6 +28,12 @@ pub const RESULT: &str = "result";
 
 /// Arm of a step with windows: messages that came too late for theirs.
 pub const LATE: &str = "late";
+
+/// Arm of a de-duplicate: messages that have come before.
+pub const DUPLICATE: &str = "duplicate";
+
+/// Arm of a throttle: messages that are too many.
+pub const EXCESS: &str = "excess";
 
 /// Calls of one stage at once when the author says nothing.
 pub const INSTANCES_DEFAULT: u64 = 100;
@@ -54,6 +61,12 @@ pub struct Pipeline {
     /// What the pipeline is for, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// What the definition leaves open, by name: a default value, or what its
+    /// values may be. `${name}` in a value stands for it. The values come from
+    /// the binding or the command line.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<schema::Name, Parameter>")]
+    pub parameters: BTreeMap<String, Parameter>,
     /// Where messages come from, by name: a list of names, or names with
     /// options.
     #[schemars(schema_with = "schema::sources")]
@@ -91,8 +104,8 @@ pub struct Source {
     pub description: Option<String>,
 }
 
-/// One customer component and its place in the pipeline. Exactly one of map,
-/// filter, flat-map, branch, accumulate and delay names the component.
+/// What is done with messages. Exactly one of map, filter, flat-map, branch, accumulate, delay and monolithic names a
+/// component that does it, or one of de-duplicate, throttle and concatenate has the settings of what needs no component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(deny_unknown_fields, transform = schema::add_kinds)]
@@ -100,9 +113,13 @@ pub struct Step {
     /// What the step does with a message.
     #[schemars(skip)]
     pub kind: Kind,
-    /// Name of the component.
+    /// Name of the component; empty for a kind that needs none.
     #[schemars(skip)]
     pub component: String,
+    /// Settings of a kind that needs no component, as the author wrote them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(skip)]
+    pub settings: BTreeMap<String, String>,
     /// What the step is for, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -120,7 +137,8 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::window")]
     pub window: BTreeMap<String, String>,
-    /// Values for the component's init: strings, numbers, true or false.
+    /// Values for the component's init: strings, numbers, true or false as they
+    /// are written, mappings and lists as JSON.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::config")]
     pub config: BTreeMap<String, String>,
@@ -155,14 +173,32 @@ pub enum Kind {
     Accumulate,
     /// Gives a message another event time.
     Delay,
+    /// Whole batches: a component that is a stage itself.
+    Monolithic,
+    /// Drops what has come before.
+    DeDuplicate,
+    /// Lets so many messages of a key through in a time.
+    Throttle,
+    /// Passes on what comes from several.
+    Concatenate,
 }
 
 impl Kind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 6] =
-        [Self::Map, Self::Filter, Self::FlatMap, Self::Branch, Self::Accumulate, Self::Delay];
+    pub const ALL: [Self; 10] = [
+        Self::Map,
+        Self::Filter,
+        Self::FlatMap,
+        Self::Branch,
+        Self::Accumulate,
+        Self::Delay,
+        Self::Monolithic,
+        Self::DeDuplicate,
+        Self::Throttle,
+        Self::Concatenate,
+    ];
 
-    /// The field that names a component of this kind.
+    /// The field that names a component of this kind, or has the settings of one without.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -172,13 +208,45 @@ impl Kind {
             Self::Branch => "branch",
             Self::Accumulate => "accumulate",
             Self::Delay => "delay",
+            Self::Monolithic => "monolithic",
+            Self::DeDuplicate => "de-duplicate",
+            Self::Throttle => "throttle",
+            Self::Concatenate => "concatenate",
         }
     }
 
     /// Whether a step of this kind has a state for each key.
     #[must_use]
     pub const fn has_state(self) -> bool {
+        matches!(self, Self::Accumulate | Self::DeDuplicate | Self::Throttle)
+    }
+
+    /// Whether a step of this kind has windows.
+    #[must_use]
+    pub const fn has_windows(self) -> bool {
         matches!(self, Self::Accumulate)
+    }
+
+    /// The settings of a kind that needs no component.
+    #[must_use]
+    pub const fn settings(self) -> Option<&'static registry::Kind> {
+        match self {
+            Self::DeDuplicate => Some(&registry::DE_DUPLICATE),
+            Self::Throttle => Some(&registry::THROTTLE),
+            Self::Concatenate => Some(&registry::CONCATENATE),
+            _ => None,
+        }
+    }
+
+    /// The arm of what a step with state does not take, beside its results.
+    #[must_use]
+    pub const fn side_arm(self) -> Option<&'static str> {
+        match self {
+            Self::Accumulate => Some(LATE),
+            Self::DeDuplicate => Some(DUPLICATE),
+            Self::Throttle => Some(EXCESS),
+            _ => None,
+        }
     }
 
     /// What it does, in a few words.
@@ -195,6 +263,14 @@ impl Kind {
                 "Name of the component that gathers the messages of a window into a result."
             }
             Self::Delay => "Name of the component that gives each message another event time.",
+            Self::Monolithic => {
+                "Name of the component that exports the lattice's interface itself and takes whole batches."
+            }
+            Self::DeDuplicate => "Drops what has come before; needs no component.",
+            Self::Throttle => {
+                "Lets so many messages of a key through in a time; needs no component."
+            }
+            Self::Concatenate => "Passes on what comes from several; needs no component, write {}.",
         }
     }
 }
@@ -261,6 +337,10 @@ pub struct Sink {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Binding {
+    /// Values of the definition's parameters, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::parameter_values")]
+    pub parameters: BTreeMap<String, String>,
     /// The connector and settings of each source.
     #[serde(default)]
     #[schemars(with = "BTreeMap<schema::Name, SourceBinding>")]
@@ -332,10 +412,18 @@ pub struct SinkBinding {
 }
 
 /// Where a component is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Component {
     /// Path of the WebAssembly component, from the folder of this file.
     #[schemars(length(min = 1))]
     pub file: String,
+    /// The versions that it may be, as Cargo writes them: 1.2, ^1.2.3 or >=1, <3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::version_requirement")]
+    pub version: Option<String>,
+    /// The digest that it has to have: sha256: and 64 digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::component_digest")]
+    pub digest: Option<String>,
 }

@@ -12,15 +12,16 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use millrace_settings::edge::{self, EdgeSettings};
+use millrace_settings::operators::{DeDuplicate, Harness, Throttle};
 use millrace_settings::window::Window;
-use millrace_settings::{Delivery, FieldError, Rollout, from_flat, registry};
+use millrace_settings::{Delivery, FieldError, Rollout, Settings, from_flat, registry};
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, Severity};
 use crate::lint;
 use crate::model::{
-    Binding, Hosts, INSTANCES_DEFAULT, Input, Kind, LATE, Pipeline, RESULT, SinkBinding,
-    SourceBinding, Step,
+    Binding, Hosts, INSTANCES_DEFAULT, Input, Kind, Pipeline, RESULT, SinkBinding, SourceBinding,
+    Step,
 };
 
 /// Most steps of one stage. A host has a bound for the parts of a component, of which each step adds a dozen.
@@ -125,9 +126,14 @@ impl Stage {
             for (key, value) in &step.config {
                 config.insert(format!("step.{position}.config.{key}"), value.clone());
             }
-            if let Some(window) = &step.window {
+            for (key, value) in &step.settings {
+                config.insert(format!("step.{position}.{key}"), value.clone());
+            }
+            if step.kind.has_state() {
                 config
                     .insert("state-subject".to_owned(), format!("{pipeline}.state.{}", self.name));
+            }
+            if let Some(window) = &step.window {
                 config
                     .extend(window.harness().map(|text| (format!("step.{position}.window"), text)));
                 let lateness = window.lateness_ns().to_string();
@@ -147,14 +153,18 @@ pub struct PlannedStep {
     /// What it does with a message.
     pub kind: Kind,
     /// File of the component: the binding's path, joined to the folder of the
-    /// file it is in.
-    pub component: PathBuf,
+    /// file it is in. Absent for a kind that needs none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub component: Option<PathBuf>,
     /// The arms of a branch, and those of a step with windows.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub arms: Vec<String>,
     /// Which messages of a key belong together; of a step with state.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub window: Option<Window>,
+    /// What the harness is told about a kind that needs no component.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub settings: BTreeMap<String, String>,
     /// Values for the component's init.
     pub config: BTreeMap<String, String>,
     /// What it may use beside computing, sorted.
@@ -233,10 +243,13 @@ pub enum Reason {
     Durable,
     /// The one before is a branch: each arm has its messages.
     Arm,
-    /// The one before has windows: its results and what came too late are apart.
-    Window,
+    /// The one before has a state: its results and what it does not take are apart.
+    #[serde(alias = "window")]
+    Results,
     /// The one behind has a state for each key.
     State,
+    /// One of the two is a stage by itself.
+    Monolithic,
     /// Several take messages from the one before.
     FanOut,
     /// The one behind takes messages from several.
@@ -252,8 +265,9 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Durable => "the definition asks for a durable edge",
             Self::Arm => "the one before is a branch",
-            Self::Window => "the one before has windows",
+            Self::Results => "the one before has a state for each key",
             Self::State => "the one behind has a state for each key",
+            Self::Monolithic => "one of the two is monolithic, a stage by itself",
             Self::FanOut => "several take messages from the one before",
             Self::FanIn => "the one behind takes messages from several",
             Self::Instances => "the two have different numbers of instances",
@@ -320,7 +334,9 @@ pub fn desk_plan(pipeline: &Pipeline, folder: &Path) -> Result<Plan, PlanError> 
     }
     match &pipeline.binding {
         Some(binding) => of(pipeline, binding, folder),
-        None if pipeline.steps.is_empty() => of(pipeline, &Binding::default(), folder),
+        None if pipeline.steps.values().all(|step| step.kind.settings().is_some()) => {
+            of(pipeline, &Binding::default(), folder)
+        }
         None => Err(PlanError::NoComponents),
     }
 }
@@ -396,6 +412,10 @@ impl<'a> Graph<'a> {
             .map_or(INSTANCES_DEFAULT, |n| n.get())
     }
 
+    fn is_monolithic(&self, step: &str) -> bool {
+        self.pipeline.steps.get(step).is_some_and(|step| step.kind == Kind::Monolithic)
+    }
+
     fn has_state(&self, step: &str) -> bool {
         self.pipeline.steps.get(step).is_some_and(|step| step.kind.has_state())
     }
@@ -403,14 +423,14 @@ impl<'a> Graph<'a> {
     /// The arms of a step: what it says itself, or those of its windows that somebody wants.
     fn arms(&self, name: &str) -> Vec<String> {
         let Some(step) = self.pipeline.steps.get(name) else { return Vec::new() };
-        if !step.kind.has_state() {
+        let Some(side) = step.kind.side_arm() else {
             return step.arms.clone();
-        }
-        let takes_late = |to: &&str| {
-            self.inputs(to).iter().any(|input| input.node() == name && input.arm() == Some(LATE))
         };
-        let late = self.consumers(name).iter().any(takes_late);
-        [RESULT].into_iter().chain(late.then_some(LATE)).map(str::to_owned).collect()
+        let takes_it = |to: &&str| {
+            self.inputs(to).iter().any(|input| input.node() == name && input.arm() == Some(side))
+        };
+        let taken = self.consumers(name).iter().any(takes_it);
+        [RESULT].into_iter().chain(taken.then_some(side)).map(str::to_owned).collect()
     }
 
     fn edge_name(&self, input: &Input, to: &str) -> String {
@@ -434,7 +454,7 @@ impl<'a> Graph<'a> {
             return Some(Reason::Durable);
         }
         if self.has_state(from) {
-            return Some(Reason::Window);
+            return Some(Reason::Results);
         }
         if input.arm().is_some() {
             return Some(Reason::Arm);
@@ -449,6 +469,9 @@ impl<'a> Graph<'a> {
         // else does.
         if self.is_source(from) || self.pipeline.sinks.contains_key(to) {
             return None;
+        }
+        if self.is_monolithic(from) || self.is_monolithic(to) {
+            return Some(Reason::Monolithic);
         }
         if self.inputs(to).len() > 1 {
             return Some(Reason::FanIn);
@@ -544,15 +567,22 @@ impl<'a> Builder<'a> {
 
     fn planned_step(&self, name: &str) -> Option<PlannedStep> {
         let step = self.graph.pipeline.steps.get(name)?;
-        let file = &self.binding.components.get(&step.component)?.file;
+        let component = match step.kind.settings() {
+            Some(_) => None,
+            None => {
+                let file = &self.binding.components.get(&step.component)?.file;
+                Some(self.folder.join(file.strip_prefix("./").unwrap_or(file)))
+            }
+        };
         let grants: BTreeSet<&String> = step.grants.iter().collect();
         Some(PlannedStep {
             name: name.to_owned(),
             kind: step.kind,
-            component: self.folder.join(file.strip_prefix("./").unwrap_or(file)),
+            component,
             arms: self.graph.arms(name),
             // What lint found nothing wrong with can be read.
             window: window(name, step).ok().flatten(),
+            settings: harness(name, step).unwrap_or_default(),
             config: step.config.clone(),
             grants: grants.into_iter().cloned().collect(),
             memory_max: step.memory.map(|memory| memory.get()),
@@ -670,14 +700,12 @@ impl<'a> Builder<'a> {
     }
 
     fn state(&self, step: &str) -> Result<Option<KeyedState>, PlanError> {
-        let window = match self.graph.pipeline.steps.get(step) {
-            Some(planned) => window(step, planned)?,
-            None => None,
+        let Some(planned) = self.graph.pipeline.steps.get(step).filter(|s| s.kind.has_state())
+        else {
+            return Ok(None);
         };
-        Ok(window.map(|window| KeyedState {
-            step: step.to_owned(),
-            idle_ms: window.idle.map(|idle| idle.as_millis()),
-        }))
+        let idle = window(step, planned)?.and_then(|window| window.idle);
+        Ok(Some(KeyedState { step: step.to_owned(), idle_ms: idle.map(|idle| idle.as_millis()) }))
     }
 
     fn sources(&self) -> Result<Vec<PlannedSource>, PlanError> {
@@ -723,8 +751,23 @@ impl<'a> Builder<'a> {
 
 /// The windows of a step with state.
 fn window(name: &str, step: &Step) -> Result<Option<Window>, PlanError> {
-    let has_state = step.kind.has_state();
-    has_state.then(|| read(name, from_flat(&step.window, &[]))).transpose()
+    let has_windows = step.kind.has_windows();
+    has_windows.then(|| read(name, from_flat(&step.window, &[]))).transpose()
+}
+
+/// What the harness is told about a step that needs no component.
+fn harness(name: &str, step: &Step) -> Result<BTreeMap<String, String>, PlanError> {
+    fn told<T: Settings + Harness>(
+        name: &str,
+        settings: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, PlanError> {
+        Ok(read(name, from_flat::<T, _>(settings, &[]))?.harness())
+    }
+    match step.kind {
+        Kind::DeDuplicate => told::<DeDuplicate>(name, &step.settings),
+        Kind::Throttle => told::<Throttle>(name, &step.settings),
+        _ => Ok(BTreeMap::new()),
+    }
 }
 
 fn read<T>(name: &str, result: Result<T, FieldError>) -> Result<T, PlanError> {

@@ -65,6 +65,7 @@ impl Reader {
             "pipeline",
             "version",
             "description",
+            "parameters",
             "sources",
             "steps",
             "sinks",
@@ -90,6 +91,8 @@ impl Reader {
             pipeline: self.text_field(&fields, &top, "pipeline").unwrap_or_default(),
             version: self.text_field(&fields, &top, "version").unwrap_or_default(),
             description: self.text_field(&fields, &top, "description"),
+            // Read before their values were put into the rest.
+            parameters: BTreeMap::new(),
             sources: fields.get("sources").map(|e| self.sources(&e.value)).unwrap_or_default(),
             steps: self.named(&fields, "steps", &Path::of(["steps"]), Self::step),
             sinks: self.named(&fields, "sinks", &Path::of(["sinks"]), Self::sink),
@@ -162,6 +165,7 @@ impl Reader {
         read.unwrap_or(Step {
             kind: Kind::Map,
             component: String::new(),
+            settings: BTreeMap::new(),
             description: None,
             arms: Vec::new(),
             from: Vec::new(),
@@ -184,7 +188,11 @@ impl Reader {
         Some(Step {
             kind: kind.map_or(Kind::Map, |kind| kind.0),
             component: kind
+                .filter(|(kind, _)| kind.settings().is_none())
                 .and_then(|(_, key)| self.text_field(&fields, path, key))
+                .unwrap_or_default(),
+            settings: kind
+                .and_then(|(kind, key)| Some(self.section(&fields, path, key, kind.settings()?)))
                 .unwrap_or_default(),
             description: self.text_field(&fields, path, "description"),
             arms: fields
@@ -218,8 +226,9 @@ impl Reader {
         let Some((first, _)) = found.next() else {
             let message = format!("the step {} does not say what it does", quoted(&entry.key));
             let issue = Issue::error("step-kind", path.clone(), Part::Key, message).mend(format!(
-                "add one of {} with the name of a component",
-                list(&Kind::ALL.map(Kind::as_str))
+                "add one of {} with the name of a component, or one of {} with its settings",
+                kinds(false),
+                kinds(true)
             ));
             self.note(issue.at(entry.key_span.clone()));
             return None;
@@ -308,24 +317,6 @@ impl Reader {
         })
     }
 
-    /// Scalars for a component, as the author wrote them.
-    fn config(&mut self, node: &Node, path: &Path) -> BTreeMap<String, String> {
-        self.scalars(node, path, |entry, path| {
-            let message = format!(
-                "a config value is a string, a number, true or false, and {} is {}",
-                quoted(&entry.key),
-                found(&entry.value)
-            );
-            let mend = match entry.value.value {
-                Value::Null => "write \"\" for an empty string",
-                _ => {
-                    "give each value a name of its own, or write the structure as one quoted string"
-                }
-            };
-            Issue::error("config-value", path, Part::Key, message).mend(mend)
-        })
-    }
-
     /// A mapping from names to single values, as the author wrote them. `wrong`
     /// says what is to be said of a value that is none.
     pub(crate) fn scalars(
@@ -351,13 +342,16 @@ impl Reader {
 
     fn binding(&mut self, node: &Node) -> Binding {
         let path = Path::of(["binding"]);
-        let Some(fields) =
-            self.known_fields(node, &path, &["sources", "sinks", "components", "hosts"])
-        else {
+        let Some(fields) = self.known_fields(
+            node,
+            &path,
+            &["parameters", "sources", "sinks", "components", "hosts"],
+        ) else {
             self.binding_unread = true;
             return Binding::default();
         };
         Binding {
+            parameters: BTreeMap::new(),
             sources: self.named(&fields, "sources", &path.key("sources"), Self::source_binding),
             sinks: self.named(&fields, "sinks", &path.key("sinks"), Self::sink_binding),
             components: self.named(&fields, "components", &path.key("components"), Self::component),
@@ -505,11 +499,16 @@ impl Reader {
     }
 
     fn component(&mut self, entry: &Entry, path: &Path) -> Component {
-        let Some(fields) = self.known_fields(&entry.value, path, &["file"]) else {
-            return Component { file: String::new() };
+        let Some(fields) = self.known_fields(&entry.value, path, &["file", "version", "digest"])
+        else {
+            return Component::default();
         };
         self.require(&fields, path, entry.key_span.clone(), &["file"]);
-        Component { file: self.text_field(&fields, path, "file").unwrap_or_default() }
+        Component {
+            file: self.text_field(&fields, path, "file").unwrap_or_default(),
+            version: self.text_field(&fields, path, "version"),
+            digest: self.text_field(&fields, path, "digest"),
+        }
     }
 
     /// A mapping from names to things, under `field`.
@@ -697,6 +696,12 @@ pub(crate) fn found(node: &Node) -> String {
         Value::Scalar(text) => quoted(text),
         _ => node.what().to_owned(),
     }
+}
+
+/// The kinds of steps that need no component, or those that do.
+fn kinds(without_component: bool) -> String {
+    let kinds = Kind::ALL.into_iter().filter(|kind| kind.settings().is_some() == without_component);
+    list(&kinds.map(Kind::as_str).collect::<Vec<_>>())
 }
 
 /// `a`, `b` and `c`.

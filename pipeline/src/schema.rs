@@ -12,24 +12,25 @@ use serde_json::{Map, Value, json};
 use crate::model::{
     Binding, Durable, GRANTS, Input, Kind, Pipeline, SinkBinding, Source, SourceBinding, VERSION,
 };
+use crate::parameters::{Parameter, ParameterType};
 use crate::test::{RejectKind, Test};
 
 /// JSON Schema of a pipeline definition.
 #[must_use]
 pub fn schema() -> Value {
-    tidy(generator().into_root_schema_for::<Pipeline>().to_value())
+    with_uses(tidy(generator().into_root_schema_for::<Pipeline>().to_value()))
 }
 
 /// JSON Schema of a file that holds only tests.
 #[must_use]
 pub fn tests_schema() -> Value {
-    tidy(generator().into_root_schema_for::<TestsFile>().to_value())
+    with_uses(tidy(generator().into_root_schema_for::<TestsFile>().to_value()))
 }
 
 /// JSON Schema of a file that holds only a binding.
 #[must_use]
 pub fn binding_schema() -> Value {
-    tidy(generator().into_root_schema_for::<BindingFile>().to_value())
+    with_uses(tidy(generator().into_root_schema_for::<BindingFile>().to_value()))
 }
 
 fn generator() -> SchemaGenerator {
@@ -68,6 +69,152 @@ fn tidy(mut schema: Value) -> Value {
         _ => {}
     }
     schema
+}
+
+/// Pattern of names, also inside of longer patterns.
+const NAME_PATTERN: &str = "^[a-z][a-z0-9-]{0,39}";
+
+/// Fields whose values are written out: no parameter stands there.
+const WRITTEN_OUT: [&str; 6] =
+    ["millrace", "pipeline", "version", "parameters", "sources", "grants"];
+
+/// Lets a text with `${` stand wherever a parameter may: its value is looked at when it is known.
+fn with_uses(mut schema: Value) -> Value {
+    if let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        for (name, property) in fields {
+            // At the top `sources` has names; in a binding it has settings.
+            if !WRITTEN_OUT.contains(&name.as_str()) {
+                open(property);
+            }
+        }
+    }
+    let definitions = schema.get_mut("definitions").and_then(Value::as_object_mut);
+    for (name, definition) in definitions.into_iter().flatten() {
+        if name != "Parameter" {
+            open(definition);
+        }
+    }
+    schema
+}
+
+/// Opens what is inside a schema, or the schema itself where it is one of single values.
+fn open(schema: &mut Value) {
+    if is_single(schema) {
+        if is_bounded(schema) {
+            let Some(fields) = schema.as_object_mut() else { return };
+            let (about, rule): (Map<String, Value>, Map<String, Value>) = std::mem::take(fields)
+                .into_iter()
+                .partition(|(key, _)| matches!(key.as_str(), "title" | "description" | "default"));
+            fields.extend(about);
+            let used = json!({ "type": "string", "pattern": r"\$\{" });
+            fields.insert("anyOf".to_owned(), json!([rule, used]));
+        }
+        return;
+    }
+    let Value::Object(fields) = schema else { return };
+    for (key, value) in fields {
+        match (key.as_str(), value) {
+            ("properties", Value::Object(fields)) => fields
+                .iter_mut()
+                .filter(|(name, _)| !matches!(name.as_str(), "grants" | "parameters"))
+                .for_each(|(_, property)| open(property)),
+            ("patternProperties", Value::Object(fields)) => fields.values_mut().for_each(open),
+            ("anyOf" | "allOf" | "oneOf", Value::Array(choices)) => {
+                choices.iter_mut().for_each(open);
+            }
+            ("items" | "additionalProperties", inside) => open(inside),
+            _ => {}
+        }
+    }
+}
+
+/// Whether a schema is one of single values.
+fn is_single(schema: &Value) -> bool {
+    let single =
+        |name: &Value| matches!(name.as_str(), Some("string" | "number" | "integer" | "boolean"));
+    let kind = match schema.get("type") {
+        Some(Value::Array(names)) => Some(names.iter().all(single)),
+        Some(name) => Some(single(name)),
+        None => None,
+    };
+    let choices =
+        ["anyOf", "allOf", "oneOf"].into_iter().find_map(|key| schema.get(key)?.as_array());
+    match (kind, choices) {
+        (Some(kind), _) => kind,
+        (None, Some(choices)) => !choices.is_empty() && choices.iter().all(is_single),
+        (None, None) => schema.get("const").or(schema.get("enum")).is_some(),
+    }
+}
+
+/// Whether not every text is right there, and what is right is no name.
+fn is_bounded(schema: &Value) -> bool {
+    let choices =
+        ["anyOf", "allOf", "oneOf"].into_iter().find_map(|key| schema.get(key)?.as_array());
+    if let Some(choices) = choices {
+        return choices.iter().all(is_bounded);
+    }
+    let text = match schema.get("type") {
+        Some(Value::Array(names)) => names.iter().any(|name| name == "string"),
+        Some(name) => name == "string",
+        None => false,
+    };
+    let bounds = ["pattern", "enum", "const", "format"];
+    let is_name = schema.get("pattern").and_then(Value::as_str);
+    let is_name = is_name.is_some_and(|pattern| pattern.starts_with(NAME_PATTERN));
+    !is_name && (!text || bounds.iter().any(|bound| schema.get(bound).is_some()))
+}
+
+impl JsonSchema for Parameter {
+    fn schema_name() -> Cow<'static, str> {
+        "Parameter".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let value = json!(["string", "number", "boolean"]);
+        let ordered = json!(["string", "number"]);
+        json_schema!({ "anyOf": [
+            { "type": value, "description": "The value where none is given." },
+            {
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "type": {
+                        "enum": ParameterType::ALL.map(ParameterType::as_str),
+                        "description": "What its values are: that of the default, or text.",
+                    },
+                    "default": {
+                        "type": value,
+                        "description": "The value where none is given. Without it one has to be.",
+                    },
+                    "description": { "type": "string", "description": "What it is for, for people." },
+                    "one-of": {
+                        "type": "array",
+                        "items": { "type": value },
+                        "minItems": 1,
+                        "description": "The only values there are.",
+                    },
+                    "min": {
+                        "type": ordered,
+                        "description": "The least value, of a number, a duration or a size.",
+                    },
+                    "max": {
+                        "type": ordered,
+                        "description": "The greatest value, of a number, a duration or a size.",
+                    },
+                },
+            },
+        ] })
+    }
+}
+
+/// Values of parameters, by name.
+pub(crate) fn parameter_values(generator: &mut SchemaGenerator) -> Schema {
+    let name = generator.subschema_for::<Name>();
+    json_schema!({
+        "type": "object",
+        "propertyNames": name,
+        "additionalProperties": { "type": ["string", "number", "boolean"] },
+    })
 }
 
 /// What a pipeline's names mean in one environment, in a file of its own.
@@ -131,6 +278,14 @@ pub(crate) fn semantic_version(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+pub(crate) fn version_requirement(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "number"] })
+}
+
+pub(crate) fn component_digest(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": "^sha256:[0-9a-f]{64}$" })
+}
+
 pub(crate) fn sources(generator: &mut SchemaGenerator) -> Schema {
     let name = generator.subschema_for::<Name>();
     let source = generator.subschema_for::<Source>();
@@ -161,7 +316,8 @@ pub(crate) fn inputs(generator: &mut SchemaGenerator) -> Schema {
 }
 
 pub(crate) fn config(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } })
+    let types = ["string", "number", "boolean", "object", "array"];
+    json_schema!({ "type": "object", "additionalProperties": { "type": types } })
 }
 
 pub(crate) fn grants(_: &mut SchemaGenerator) -> Schema {
@@ -289,9 +445,17 @@ pub(crate) fn add_kinds(step: &mut Schema) {
         Kind::ALL.iter().map(|kind| json!({ "required": [kind.as_str()] })).collect();
     step.insert("oneOf".to_owned(), Value::Array(choice));
     let Some(Value::Object(properties)) = step.get_mut("properties") else { return };
+    // Their definitions have no place in a step's own schema.
+    let mut inline =
+        SchemaSettings::draft07().with(|s| s.inline_subschemas = true).into_generator();
     for kind in Kind::ALL {
-        let name = json!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}$", "description": kind.description() });
-        properties.insert(kind.as_str().to_owned(), name);
+        let value = match kind.settings() {
+            Some(settings) => described(kind.description(), settings, &mut inline),
+            None => {
+                json!({ "type": "string", "pattern": "^[a-z][a-z0-9-]{0,39}$", "description": kind.description() })
+            }
+        };
+        properties.insert(kind.as_str().to_owned(), value);
     }
 }
 

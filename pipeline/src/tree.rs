@@ -92,13 +92,22 @@ pub(crate) fn parse(text: &str) -> Result<Node, TreeError> {
     for event in Parser::new_from_str_with_options(text, options) {
         let (event, span) = event.map_err(|e| {
             let at = e.marker().byte_offset().unwrap_or(text.len()).min(text.len());
-            error(at..at, format!("this is not YAML: {}", e.info()), None)
+            error(at..at, format!("this is not YAML: {}", e.info()), in_braces(text, at))
         })?;
         builder.take(event, place(text, span))?;
     }
     builder.root.ok_or_else(|| {
         error(0..0, "the definition is empty", Some("start with `millrace: v1alpha1`"))
     })
+}
+
+/// What may mend a text that cannot be read: YAML takes the braces of a parameter for its own inside of others.
+fn in_braces(text: &str, at: usize) -> Option<&'static str> {
+    let before = text.get(..=at).unwrap_or(text);
+    let line = before.rsplit('\n').next()?;
+    let open = line.rfind("${")?;
+    let quoted = line.get(..open)?.ends_with(['"', '\'']);
+    (!quoted).then_some("write \"${name}\" in quotes where it is inside of { } or [ ]")
 }
 
 /// A span as a range of the text, without the line breaks and blanks that end

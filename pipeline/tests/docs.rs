@@ -38,7 +38,7 @@ fn examples(text: &str) -> Vec<&str> {
 fn the_examples_are_right() {
     let text = fs::read_to_string(reference()).unwrap();
     let examples = examples(&text);
-    assert_eq!(examples.len(), 4);
+    assert_eq!(examples.len(), 5);
     let graph = Document { file: "pipeline.md", text: examples[0] };
     for example in &examples {
         let document = Document { file: "pipeline.md", text: example };
@@ -72,6 +72,8 @@ fn the_tables_of_settings_are_current() {
     let mut tables = vec![
         (reference(), "edge", &registry::EDGE),
         (reference(), "window", &registry::WINDOW),
+        (reference(), "de-duplicate", &registry::DE_DUPLICATE),
+        (reference(), "throttle", &registry::THROTTLE),
         (reference(), "delivery", &registry::DELIVERY),
         (reference(), "rollout", &registry::ROLLOUT),
     ];

@@ -49,7 +49,7 @@ fn expect_file(path: &Path, actual: &str, wrong: &mut Vec<String>) {
 fn read(path: &Path, check_files: bool) -> Loaded {
     let text = fs::read_to_string(path).unwrap();
     let file = path.file_name().unwrap().to_str().unwrap();
-    load(Document { file, text: &text }, None, &Options { check_files })
+    load(Document { file, text: &text }, None, &Options { check_files, ..Options::default() })
 }
 
 #[test]
@@ -168,7 +168,8 @@ fn components_are_found_from_the_file_that_names_them() {
     fs::copy(golden().join("binding/good.yaml"), here.join("binding.yaml")).unwrap();
     let load = || {
         let (graph, binding) = (folder.path().join("pipeline.yaml"), here.join("binding.yaml"));
-        load_files(&graph, Some(&binding), &Options { check_files: true }).unwrap()
+        load_files(&graph, Some(&binding), &Options { check_files: true, ..Options::default() })
+            .unwrap()
     };
     let missing = load();
     assert_eq!(missing.findings().len(), 2, "{}", missing.render(false));
@@ -177,7 +178,7 @@ fn components_are_found_from_the_file_that_names_them() {
     fs::write(here.join("to-celsius.wasm"), "").unwrap();
     fs::write(here.join("above-limit.wasm"), "").unwrap();
     let plan = load().plan().unwrap();
-    assert_eq!(plan.stages[0].steps[0].component, here.join("to-celsius.wasm"));
+    assert_eq!(plan.stages[0].steps[0].component, Some(here.join("to-celsius.wasm")));
 }
 
 #[test]

@@ -68,20 +68,32 @@ fn pipeline(shape: &Shape) -> Pipeline {
         };
         // Each fourth is a branch, whose messages are those of its arms.
         let arms: &[&str] = if i % 4 == 3 { &["left", "right", "up"] } else { &[] };
-        // And some have windows, which take from one.
-        let windowed = arms.is_empty() && i % 5 == 2;
+        // Some have a state, and take from one; some need no component.
+        let kind = match (arms.is_empty(), i % 7) {
+            (false, _) => Kind::Branch,
+            (true, 2) => Kind::Accumulate,
+            (true, 4) => Kind::DeDuplicate,
+            (true, 5) => Kind::Throttle,
+            (true, 6) => Kind::Concatenate,
+            (true, 3) => Kind::Monolithic,
+            (true, _) => Kind::Map,
+        };
         let mut from = pick(&before, choice);
-        if windowed {
+        if kind.has_state() {
             from.truncate(1);
         }
-        let window = windowed.then(|| ("tumbling".to_owned(), "10s".to_owned()));
+        let settings: &[(&str, &str)] = match kind {
+            Kind::DeDuplicate => &[("by", "payload"), ("within", "1m")],
+            Kind::Throttle => &[("per", "1m")],
+            _ => &[],
+        };
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let window = kind.has_windows().then(|| ("tumbling".to_owned(), "10s".to_owned()));
+        let component = if kind.settings().is_none() { "c" } else { "" };
         let step = Step {
-            kind: match (arms.is_empty(), windowed) {
-                (false, _) => Kind::Branch,
-                (true, true) => Kind::Accumulate,
-                (true, false) => Kind::Map,
-            },
-            component: "c".to_owned(),
+            kind,
+            component: component.to_owned(),
+            settings: settings.iter().map(own).collect(),
             description: None,
             arms: arms.iter().copied().map(str::to_owned).collect(),
             from,
@@ -116,6 +128,7 @@ fn pipeline(shape: &Shape) -> Pipeline {
     let first = sinks.get_mut("sink-0").unwrap();
     first.from.extend(rest.map(|name| Input { name: name.clone(), durable: None }));
     let binding = Binding {
+        parameters: BTreeMap::new(),
         sources: sources
             .keys()
             .map(|name| {
@@ -136,10 +149,13 @@ fn pipeline(shape: &Shape) -> Pipeline {
                 (name.clone(), SinkBinding { connector: "mqtt".to_owned(), settings: address("b") })
             })
             .collect(),
-        components: if steps.is_empty() {
+        components: if steps.values().all(|step| step.component.is_empty()) {
             BTreeMap::new()
         } else {
-            BTreeMap::from([("c".to_owned(), Component { file: "c.wasm".to_owned() })])
+            BTreeMap::from([(
+                "c".to_owned(),
+                Component { file: "c.wasm".to_owned(), ..Component::default() },
+            )])
         },
         hosts: Hosts::default(),
     };
@@ -148,6 +164,7 @@ fn pipeline(shape: &Shape) -> Pipeline {
         pipeline: "random".to_owned(),
         version: "0.1.0".to_owned(),
         description: None,
+        parameters: BTreeMap::new(),
         sources,
         steps,
         sinks,
@@ -201,7 +218,7 @@ fn ways_planned(plan: &Plan) -> BTreeSet<(String, String)> {
                         let last = before.steps.last().unwrap();
                         let (from, _) = name.split_once('.').unwrap();
                         let arm = from.split_once('_').map(|(_, arm)| arm);
-                        let parts = matches!(last.kind, Kind::Branch | Kind::Accumulate);
+                        let parts = last.kind == Kind::Branch || last.kind.has_state();
                         assert_eq!(arm.is_some(), parts);
                         entering.push(match arm {
                             Some(RESULT) | None => last.name.clone(),
@@ -325,7 +342,7 @@ proptest! {
         for (to, input) in pipeline.steps.iter().flat_map(|(to, step)| step.from.iter().map(move |i| (to, i))) {
             if input.durable.is_some() {
                 let before = pipeline.steps.get(input.node());
-                let windows = before.is_some_and(|step| step.kind == Kind::Accumulate);
+                let windows = before.is_some_and(|step| step.kind.has_state());
                 let from = input.name.replace('.', "_") + if windows { "_result" } else { "" };
                 let name = format!("{from}.{to}");
                 prop_assert!(plan.edges.iter().any(|edge| edge.name == name));

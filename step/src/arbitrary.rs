@@ -11,6 +11,7 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
 use crate::trial::{Trial, TrialError};
+use crate::windows::Kept;
 
 /// Messages of one call. Several, because what one leaves behind may trip the next.
 const BATCH: usize = 32;
@@ -29,6 +30,8 @@ pub enum Ended {
     Trap(String),
     /// It ran into the time limit.
     Timeout(Duration),
+    /// A step with state gave something else when it was called again with the same.
+    Differs,
 }
 
 /// The smallest case found that ends so.
@@ -55,6 +58,16 @@ pub struct Findings {
     pub took: Duration,
     /// What trapped, if something has.
     pub case: Option<Case>,
+    /// Of a step with state, when it has taken a sample: what it keeps of many messages.
+    pub kept: Option<Kept>,
+}
+
+impl Findings {
+    /// Whether nothing was found.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.case.is_none() && !self.kept.is_some_and(|kept| kept.grows)
+    }
 }
 
 /// Gives a step `cases` messages of any content, the first of them like the samples.
@@ -69,11 +82,20 @@ pub fn arbitrary(
     cases: usize,
 ) -> Result<Findings, TrialError> {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut findings = Findings { seed, cases: 0, refused: 0, took: Duration::ZERO, case: None };
+    let kept = if trial.has_state() { trial.kept(samples)? } else { None };
+    let mut findings =
+        Findings { seed, cases: 0, refused: 0, took: Duration::ZERO, case: None, kept };
     let start = Instant::now();
     while findings.cases < cases {
         let count = BATCH.min(cases - findings.cases);
-        let batch: Vec<Message> = (0..count).map(|_| message(&mut random, samples)).collect();
+        let mut batch: Vec<Message> = (0..count).map(|_| message(&mut random, samples)).collect();
+        if trial.has_state() && !random.random_ratio(1, 4) {
+            // One far ahead would make those behind it late, and a step is not given them.
+            for message in &mut batch {
+                let day = 24 * 3_600 * 1_000_000_000;
+                message.timestamp = Time::DEFAULT.nanoseconds() + message.timestamp % day;
+            }
+        }
         let mut tried = give(trial, &batch)?;
         findings.cases += count;
         // Asking for a retry ends the call, so that what comes after it was not looked at.
@@ -108,6 +130,10 @@ struct Given {
 }
 
 fn give(trial: &Trial, messages: &[Message]) -> Result<Given, TrialError> {
+    if trial.has_state() {
+        let (refused, retry, ended) = trial.fold_all(messages)?;
+        return Ok(Given { refused, retry, ended });
+    }
     let outcome = trial.call(messages)?;
     let refused = trial.rejected(&outcome);
     let (retry, ended) = match outcome.answer {

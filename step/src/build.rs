@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use millrace_pipeline::with_component_version;
+
 use crate::project::{Language, Project};
 use crate::tool::{ToolError, Tools};
 
@@ -79,6 +81,10 @@ pub fn build(project: &Project, tools: &Tools) -> Result<Built, BuildError> {
         Language::Rust => rust(project, tools, &out)?,
         Language::Python => python(project, tools, &out)?,
         Language::Javascript => javascript(project, tools, &out)?,
+    }
+    if let Some(version) = &project.version {
+        let component = std::fs::read(&out).map_err(failed)?;
+        std::fs::write(&out, with_component_version(component, version)).map_err(failed)?;
     }
     // At once, so that nobody reads half a component.
     std::fs::rename(&out, &file).map_err(failed)?;

@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 
 use millrace_compose::{
     ComponentError, ComposeError, Decision, Grant, Kind, PAGE, Producer, StageSpec, StepSpec,
-    compose, decide, grant_for, inspect_component,
+    compose, decide_for, grant_for, inspect_component,
 };
+use millrace_pipeline::component_version;
 use serde::Serialize;
 
 /// What a component is.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Inspection {
+    /// The version that it says it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// SHA-256 of its bytes, in hexadecimal.
     pub digest: String,
     /// Size in bytes.
@@ -59,6 +63,8 @@ pub struct Import {
 pub enum Fate {
     /// Types of the contract, without a function.
     Types,
+    /// Open to the host without a grant: the lattice, for a component that is a stage itself.
+    Lattice,
     /// Granted, and open to the host.
     Granted {
         /// The grant.
@@ -93,13 +99,15 @@ pub fn inspect(
     memory: Option<u64>,
 ) -> Result<Inspection, ComponentError> {
     let info = inspect_component(component)?;
-    let is_step =
-        |name: &str| info.kinds.iter().any(|kind| info.export(kind.interface()) == Some(name));
+    let is_step = |name: &str| {
+        info.kinds.iter().filter_map(|kind| info.export(kind.interface()?)).any(|own| own == name)
+    };
     let problems = problems(component, &info.kinds, grants, memory);
     let pages = info.memories.iter().fold(0u64, |sum, m| sum.saturating_add(m.minimum_pages));
     Ok(Inspection {
+        version: component_version(component),
         other_exports: info.exports.iter().filter(|name| !is_step(name)).cloned().collect(),
-        imports: info.imports.iter().map(|name| import(name, grants)).collect(),
+        imports: info.imports.iter().map(|name| import(&info.kinds, name, grants)).collect(),
         memories: info
             .memories
             .iter()
@@ -114,9 +122,13 @@ pub fn inspect(
     })
 }
 
-fn import(name: &str, grants: &BTreeSet<Grant>) -> Import {
+fn import(kinds: &[Kind], name: &str, grants: &BTreeSet<Grant>) -> Import {
     let grant = grant_for(name);
-    let fate = match (decide(name, grants), grant) {
+    let kind = kinds.first().copied().unwrap_or(Kind::Map);
+    let fate = match (decide_for(kind, name, grants), grant) {
+        (Ok(Decision::Open), grant) if grant.is_none_or(|grant| !grants.contains(&grant)) => {
+            Fate::Lattice
+        }
         (Ok(Decision::Types), _) => Fate::Types,
         (Ok(_), Some(grant)) if grants.contains(&grant) => Fate::Granted { grant },
         (Ok(_), grant) => Fate::Denied { grant },
@@ -146,7 +158,7 @@ fn problems(
         let step = StepSpec {
             name: "step".to_owned(),
             kind: *kind,
-            component: component.to_vec(),
+            component: Some(component.to_vec()),
             grants: grants.clone(),
             memory_max: memory,
         };

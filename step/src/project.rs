@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use millrace_compose::{Grant, Kind};
+use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::trial::Settings;
@@ -94,10 +95,14 @@ pub enum ProjectError {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct StepFile {
     name: String,
+    #[serde(default)]
+    version: Option<String>,
     language: String,
     kind: String,
     #[serde(default)]
     arms: Vec<String>,
+    #[serde(default)]
+    window: BTreeMap<String, serde_json::Value>,
     #[serde(default)]
     config: BTreeMap<String, serde_json::Value>,
     #[serde(default)]
@@ -113,6 +118,8 @@ pub struct Project {
     pub folder: PathBuf,
     /// The step's name.
     pub name: String,
+    /// The version that its component says it is.
+    pub version: Option<Version>,
     /// What it is written in.
     pub language: Language,
     /// Its kind.
@@ -145,18 +152,24 @@ impl Project {
         let kind: Kind =
             said.kind.parse().map_err(|e: millrace_compose::UnknownKind| e.to_string())?;
         let grants = said.grants.iter().map(|grant| grant.parse::<Grant>());
-        let config = said.config.into_iter().map(|(name, value)| match value {
+        let text = |(name, value)| match value {
             serde_json::Value::String(text) => (name, text),
             other => (name, other.to_string()),
+        };
+        let version = said.version.as_deref().map(|text| {
+            let such = "write three numbers, such as `version: 0.1.0`";
+            text.parse().map_err(|why| format!("`{text}` is not a semantic version: {why}; {such}"))
         });
         Ok(Self {
             folder: folder.to_owned(),
+            version: version.transpose()?,
             language: said.language.parse()?,
             kind,
             settings: Settings {
                 kind: Some(kind),
                 arms: said.arms,
-                config: config.collect(),
+                window: said.window.into_iter().map(text).collect(),
+                config: said.config.into_iter().map(text).collect(),
                 grants: grants.collect::<Result<_, _>>().map_err(|e| e.to_string())?,
                 memory: said.memory,
             },
@@ -222,13 +235,19 @@ mod tests {
 
     #[test]
     fn a_file_is_read() {
-        let text = "name: hot\nlanguage: python\nkind: branch\narms: [a, b]\nconfig: { limit: 80, unit: C }\ngrants: [log]\nmemory: 128MiB\n";
+        let text = "name: hot\nlanguage: python\nkind: branch\narms: [a, b]\nwindow: { count: 5 }\nconfig: { limit: 80, unit: C }\ngrants: [log]\nmemory: 128MiB\n";
         let project = Project::of(Path::new("hot"), text).unwrap();
         assert_eq!(project.language, Language::Python);
         assert_eq!(project.settings.config["limit"], "80");
+        assert_eq!(project.version, None);
+        let text = text.replace("language", "version: 1.2.3\nlanguage");
+        let project = Project::of(Path::new("hot"), &text).unwrap();
+        assert_eq!(project.version, Some(Version::new(1, 2, 3)));
+        assert_eq!(project.settings.window["count"], "5");
         assert_eq!(project.component(), Path::new("hot/build/hot.wasm"));
         for (wrong, says) in [
             ("name: hot", "missing field"),
+            ("name: hot\nlanguage: rust\nkind: map\nversion: 1.2", "write three numbers"),
             ("name: hot\nlanguage: cobol\nkind: map", "no such language: `cobol`"),
             ("name: hot\nlanguage: rust\nkind: fold", "no such kind of step: `fold`"),
             ("name: Hot\nlanguage: rust\nkind: map", "such as `hot`"),

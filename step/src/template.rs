@@ -15,7 +15,9 @@ macro_rules! embedded {
             Kind::Filter => Some(embedded!(concat!($folder, "filter/"); $($file),*)),
             Kind::FlatMap => Some(embedded!(concat!($folder, "flat-map/"); $($file),*)),
             Kind::Branch => Some(embedded!(concat!($folder, "branch/"); $($file),*)),
-            Kind::Accumulate | Kind::Delay => None,
+            Kind::Accumulate => Some(embedded!(concat!($folder, "accumulate/"); $($file),*)),
+            Kind::Delay => Some(embedded!(concat!($folder, "delay/"); $($file),*)),
+            Kind::Monolithic | Kind::DeDuplicate | Kind::Throttle | Kind::Concatenate => None,
         }
     };
     ($folder:expr; $($file:literal),*) => {
@@ -27,16 +29,18 @@ macro_rules! embedded {
 pub const WIT: [(&str, &str); 7] = embedded!("../../wit/step/";
     "accumulate.wit", "branch.wit", "delay.wit", "filter.wit", "flat-map.wit", "map.wit", "types.wit");
 
+/// The kinds of which there is a project.
+pub const KINDS: [Kind; 6] =
+    [Kind::Map, Kind::Filter, Kind::FlatMap, Kind::Branch, Kind::Accumulate, Kind::Delay];
+
 /// Why there is no new folder.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// The name cannot be one.
     #[error("{0}")]
     Name(String),
-    /// This version runs no such step.
-    #[error(
-        "there is no project for steps of kind `{0}`: this version does not run them; there are map, filter, flat-map, branch"
-    )]
+    /// Such a step has no component, or is written without the contract.
+    #[error("there is no project of a step of kind `{0}`; there are {kinds}", kinds = KINDS.map(Kind::name).join(", "))]
     Kind(Kind),
     /// The folder is in use.
     #[error("{folder} is there and not empty; choose another folder with --dir, or another name", folder = .0.display())]
@@ -86,7 +90,7 @@ pub fn create(
 ///
 /// # Errors
 ///
-/// When this version does not run steps of that kind.
+/// When there is no project of such a step.
 pub fn files(
     name: &str,
     language: Language,
@@ -140,6 +144,7 @@ const fn settings(kind: Kind) -> (&'static str, &'static str) {
             ", arms: [low, high], config: { limit: 80 }",
             "arms: [low, high]\nconfig: { limit: 80 }\n",
         ),
+        Kind::Accumulate => (", window: { tumbling: 10s }", "window: { tumbling: 10s }\n"),
         _ => ("", ""),
     }
 }
@@ -147,7 +152,7 @@ const fn settings(kind: Kind) -> (&'static str, &'static str) {
 fn step_file(name: &str, language: Language, kind: Kind) -> String {
     let (_, settings) = settings(kind);
     format!(
-        "# What `millrace step build` and `millrace step test` go by.\nname: {name}\nlanguage: {language}\nkind: {kind}\n{settings}"
+        "# What `millrace step build` and `millrace step test` go by.\nname: {name}\nversion: 0.1.0\nlanguage: {language}\nkind: {kind}\n{settings}"
     )
 }
 
@@ -155,6 +160,13 @@ const fn samples(kind: Kind) -> &'static str {
     match kind {
         Kind::Filter | Kind::Branch => {
             "{\"payload\":\"81.5\",\"topic\":\"plant/press-1\"}\n{\"payload\":\"80\"}\n{\"payload\":\"fault\"}\n"
+        }
+        Kind::Accumulate => {
+            "{\"payload\":\"20\",\"topic\":\"plant/press-1\"}\n{\"payload\":\"22.5\",\"topic\":\"plant/press-1\"}\n{\"payload\":\"fault\"}\n"
+        }
+        // The first is five seconds after the time of messages without one.
+        Kind::Delay => {
+            "{\"payload\":\"1767225605000,81.5\",\"topic\":\"plant/press-1\"}\n{\"payload\":\"81.5\"}\n{\"hex\":\"ff\"}\n"
         }
         Kind::FlatMap => {
             "{\"payload\":\"one\\ntwo\\n\",\"topic\":\"plant/press-1\"}\n{\"payload\":\"\"}\n{\"hex\":\"ff\"}\n"

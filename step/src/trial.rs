@@ -23,6 +23,8 @@ pub struct Settings {
     pub kind: Option<Kind>,
     /// The arms of a branch.
     pub arms: Vec<String>,
+    /// The window of an accumulate, as a pipeline has it; without it one window for all of a year.
+    pub window: BTreeMap<String, String>,
     /// Values for its `init`.
     pub config: BTreeMap<String, String>,
     /// What it is granted.
@@ -39,11 +41,6 @@ pub enum TrialError {
         "this component exports no interface of `millrace:step` that is run; build it against a world of the contract"
     )]
     NoKind,
-    /// It has a state, which is kept for it in a pipeline.
-    #[error(
-        "an accumulate is tried in a pipeline, which has its window: write `tests` into the definition, and run `millrace pipeline test`"
-    )]
-    HasState,
     /// It can be several.
     #[error("this component can be {0}; say which with --kind")]
     SeveralKinds(String),
@@ -66,8 +63,10 @@ pub enum TrialError {
 /// A step that can be tried.
 #[derive(Debug)]
 pub struct Trial {
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     arms: Vec<String>,
+    /// The stage of the step, where it has a state.
+    pub(crate) with_state: Option<String>,
     /// What it is called with.
     pub(crate) setting: Setting,
 }
@@ -134,10 +133,19 @@ impl Trial {
             return Err(TrialError::Settings(errors.join("\n")));
         }
         let plan = loaded.desk_plan().map_err(|error| TrialError::Settings(error.to_string()))?;
-        Ok(Self { runtime: Runtime::build(engine, plan)?, arms, setting: Setting::default() })
+        let own = plan.stages.iter().find(|stage| !stage.steps.is_empty());
+        let with_state = own.filter(|_| kind.has_state()).map(|stage| stage.name.clone());
+        let setting = Setting::default();
+        Ok(Self { runtime: Runtime::build(engine, plan)?, arms, with_state, setting })
     }
 
-    /// Gives the step one message.
+    /// Whether the step has a state, so that it is given messages by [`Trial::windows`].
+    #[must_use]
+    pub fn has_state(&self) -> bool {
+        self.with_state.is_some()
+    }
+
+    /// Gives the step one message. For one with state: [`Trial::windows`].
     ///
     /// # Errors
     ///
@@ -187,13 +195,21 @@ impl Trial {
 fn kind(can_be: &[Kind], wanted: Option<Kind>) -> Result<Kind, TrialError> {
     match wanted.as_ref().map_or(can_be, std::slice::from_ref) {
         [] => Err(TrialError::NoKind),
-        [Kind::Accumulate] => Err(TrialError::HasState),
         [one] => Ok(*one),
         several => {
             let names: Vec<&str> = several.iter().map(|kind| kind.name()).collect();
             Err(TrialError::SeveralKinds(names.join(" or ")))
         }
     }
+}
+
+/// The window of an accumulate: numbers as such, and everything else as text.
+fn window(settings: &BTreeMap<String, String>) -> serde_json::Value {
+    if settings.is_empty() {
+        return json!({ "tumbling": "365d" });
+    }
+    let value = |text: &str| text.parse().map_or_else(|_| json!(text), |number: u64| json!(number));
+    settings.iter().map(|(name, text)| (name.clone(), value(text))).collect()
 }
 
 /// The smallest pipeline with the step in it: what it may be told is then checked as everywhere.
@@ -220,6 +236,9 @@ fn definition(component: &Path, kind: Kind, arms: &[String], settings: &Settings
         }
         if kind == Kind::Branch {
             fields.insert("arms".into(), json!(arms));
+        }
+        if kind == Kind::Accumulate {
+            fields.insert("window".into(), window(&settings.window));
         }
     }
     for (number, arm) in arms.iter().enumerate() {

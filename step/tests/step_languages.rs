@@ -12,19 +12,22 @@ mod support;
 use std::path::Path;
 
 use millrace_compose::Kind;
+use millrace_pipeline::Time;
 use millrace_step::{
-    BuildError, CreateError, Ended, Language, Tools, Tried, arbitrary, build, create, inspect,
-    read_samples,
+    BuildError, CreateError, Ended, KINDS, Language, Tools, Tried, Windowed, arbitrary, build,
+    create, inspect, read_samples,
 };
 use support::{built, project, tools, trial};
 
-const DRIVEN: [Kind; 4] = [Kind::Map, Kind::Filter, Kind::FlatMap, Kind::Branch];
-
-/// What came of the samples: arms or payloads, kinds of dead letters.
+/// What came of the samples: arms or payloads, other event times, kinds of dead letters.
 fn told(tried: &[Tried]) -> Vec<Vec<String>> {
     let of = |tried: &Tried| {
         let outputs = tried.outputs.iter().map(|(arm, message)| {
-            arm.clone().unwrap_or_else(|| String::from_utf8_lossy(&message.payload).into_owned())
+            let text = String::from_utf8_lossy(&message.payload).into_owned();
+            let time = Time::from_nanoseconds(message.timestamp);
+            let changed = Some(time).filter(|time| *time != Time::DEFAULT);
+            let timed = changed.map(|time| format!("{text} at {time}"));
+            arm.clone().or(timed).unwrap_or(text)
         });
         outputs.chain(tried.letters.iter().map(|letter| letter.kind.clone())).collect()
     };
@@ -35,6 +38,13 @@ fn expected(kind: Kind) -> Vec<Vec<&'static str>> {
     match kind {
         Kind::Map => vec![vec!["HELLO"], vec![""], vec!["invalid-argument"]],
         Kind::Filter => vec![vec!["81.5"], vec![], vec!["invalid-argument"]],
+        // At the end of the samples.
+        Kind::Accumulate => vec![vec![], vec![], vec!["invalid-argument"], vec!["21.25"]],
+        Kind::Delay => vec![
+            vec!["1767225605000,81.5 at 2026-01-01T00:00:05Z"],
+            vec!["invalid-argument"],
+            vec!["invalid-argument"],
+        ],
         Kind::FlatMap => vec![vec!["one", "two"], vec![], vec!["invalid-argument"]],
         _ => vec![vec!["high"], vec!["low"], vec!["invalid-argument"]],
     }
@@ -47,14 +57,27 @@ fn works(folder: &Path, language: Language, kind: Kind) {
     let built = built(&project);
     let found = inspect(&std::fs::read(&built.file).unwrap(), &[].into(), None).unwrap();
     assert_eq!(found.kinds, [kind]);
+    assert_eq!(found.version.as_deref(), Some("0.1.0"));
     assert!(found.problems.is_empty(), "{:?}", found.problems);
 
     let trial = trial(&built.file, &project.settings);
     let samples = read_samples(&project.samples()).unwrap();
-    let tried: Vec<Tried> = samples.iter().map(|m| trial.give(m).unwrap()).collect();
+    let tried: Vec<Tried> = if trial.has_state() {
+        let Windowed { mut messages, mut ended, open, largest } = trial.windows(&samples).unwrap();
+        assert_eq!((open.len(), largest), (0, 16), "{name}");
+        // Ten seconds, as the project says.
+        let time = Time::from_nanoseconds(ended.outputs[0].1.timestamp).to_string();
+        assert_eq!(time, "2026-01-01T00:00:10Z");
+        ended.outputs[0].1.timestamp = Time::DEFAULT.nanoseconds();
+        messages.push(ended);
+        messages
+    } else {
+        samples.iter().map(|m| trial.give(m).unwrap()).collect()
+    };
     assert_eq!(told(&tried), expected(kind), "{name}");
     let findings = arbitrary(&trial, &samples, 1, 256).unwrap();
-    assert!(findings.case.is_none(), "{name}: {:?}", findings.case);
+    assert!(findings.passed(), "{name}: {findings:?}");
+    assert_eq!(findings.kept.map(|kept| kept.bytes), trial.has_state().then_some(16));
     assert!(findings.refused > 0);
     println!("{name}: {:?} a message", findings.took / 256);
 }
@@ -62,20 +85,22 @@ fn works(folder: &Path, language: Language, kind: Kind) {
 #[test]
 fn rust() {
     let folder = tempfile::tempdir().unwrap();
-    works(folder.path(), Language::Rust, Kind::Filter);
+    for kind in [Kind::Filter, Kind::Accumulate, Kind::Delay] {
+        works(folder.path(), Language::Rust, kind);
+    }
 }
 
 /// Of one kind: it is the slow one. The sample has another.
 #[test]
 fn python() {
     let folder = tempfile::tempdir().unwrap();
-    works(folder.path(), Language::Python, Kind::Branch);
+    works(folder.path(), Language::Python, Kind::Accumulate);
 }
 
 #[test]
 fn javascript() {
     let folder = tempfile::tempdir().unwrap();
-    for kind in DRIVEN {
+    for kind in KINDS {
         works(folder.path(), Language::Javascript, kind);
     }
 }
@@ -176,7 +201,8 @@ fn names_and_kinds_that_cannot_be() {
         let error = create(&path, name, Language::Rust, Kind::Map).unwrap_err();
         assert!(matches!(error, CreateError::Name(_)), "{error}");
     }
-    let error = create(&path, "x", Language::Rust, Kind::Delay).unwrap_err();
-    assert!(matches!(error, CreateError::Kind(Kind::Delay)), "{error}");
+    let error = create(&path, "x", Language::Rust, Kind::Throttle).unwrap_err();
+    assert!(matches!(error, CreateError::Kind(Kind::Throttle)), "{error}");
+    assert!(error.to_string().ends_with("branch, accumulate, delay"), "{error}");
     assert!(!path.exists());
 }

@@ -48,7 +48,7 @@ fn a_pipeline_of_three_languages() {
         assert!(findings.case.is_none(), "{name}: {:?}", findings.case);
     }
     let file = folder.path().join("pipeline.yaml");
-    let options = millrace_pipeline::Options { check_files: true };
+    let options = millrace_pipeline::Options { check_files: true, ..Default::default() };
     let loaded = millrace_pipeline::load_files(&file, None, &options).unwrap();
     assert!(loaded.findings().is_empty(), "{}", loaded.render(false));
     let runtime = Runtime::build(engine(), loaded.desk_plan().unwrap()).unwrap();

@@ -14,7 +14,10 @@ use std::path::Path;
 
 use millrace_compose::{ComponentError, Grant, Kind};
 use millrace_desk::Message;
-use millrace_step::{Ended, Fate, Inspection, Settings, Trial, TrialError, arbitrary, inspect};
+use millrace_pipeline::Time;
+use millrace_step::{
+    Ended, Fate, Inspection, Settings, Trial, TrialError, Tried, arbitrary, inspect,
+};
 use support::{engine, example, trial};
 
 fn of(name: &str, grants: &[Grant]) -> Inspection {
@@ -37,6 +40,41 @@ fn an_ordinary_step() {
     assert!(found.producers.iter().any(|p| p.name == "wit-component"), "{:?}", found.producers);
     assert!(matches!(fate(&found, "wasi:cli/environment"), Fate::Denied { grant: None }));
     assert!(matches!(fate(&found, "millrace:step/types"), Fate::Types));
+}
+
+#[test]
+fn a_json_schema_asks_for_nothing() {
+    let found = of("json-schema", &[]);
+    assert_eq!(found.kinds, [Kind::Filter, Kind::Branch]);
+    assert!(found.problems.is_empty() && found.other_exports.is_empty());
+    let asks = found
+        .imports
+        .iter()
+        .filter(|import| matches!(import.fate, Fate::Denied { grant: Some(_) }));
+    let asks: Vec<&str> = asks.map(|import| import.name.as_str()).collect();
+    // Rust's own library tells the time; randomness would be that of a dependency.
+    assert!(!asks.iter().any(|name| name.starts_with("wasi:random/random")), "{asks:?}");
+    println!("{} KiB, {} KiB of memory, {asks:?}", found.bytes / 1024, found.initial_memory / 1024);
+}
+
+#[test]
+fn no_bytes_trap_a_json_schema() {
+    let schema = r##"{ "$defs": { "tree": { "type": ["array", "number"], "items": { "$ref": "#/$defs/tree" } } },
+        "type": ["object", "array"], "required": ["at"], "properties": { "at": { "type": "string", "format": "date-time" },
+        "name": { "pattern": "^[a-z]+(?!x)$" }, "celsius": { "type": "number" } }, "items": { "$ref": "#/$defs/tree" } }"##;
+    let sample = r#"{"at":"2026-01-01T00:00:00Z","name":"press","celsius":21.5,"more":[1]}"#;
+    let config: BTreeMap<_, _> = [("schema".to_owned(), schema.to_owned())].into();
+    let settings = Settings { kind: Some(Kind::Filter), config, ..Settings::default() };
+    let filter = trial(&example("json-schema"), &settings);
+    let findings = arbitrary(&filter, &[text(sample), text("[[[1]],[]]")], 5, 512).unwrap();
+    assert!(findings.case.is_none(), "{:?}", findings.case);
+    assert!((100..512).contains(&findings.refused), "{} refused", findings.refused);
+    // As deep as a reader of JSON goes: what the stack has to hold.
+    let deep = format!("{}1{}", "[".repeat(127), "]".repeat(127));
+    assert!(filter.give(&text(&deep)).unwrap().letters.is_empty());
+    let most = format!("[{}1]", "\"x\",".repeat(200_000));
+    let tried = filter.give(&text(&most)).unwrap();
+    assert_eq!(tried.letters[0].kind, "invalid-argument", "{:?}", tried.letters);
 }
 
 #[test]
@@ -155,13 +193,102 @@ fn what_is_wrong_with_a_trial() {
         Trial::build(engine(), Path::new("x.wasm"), &[], &Settings::default()),
         Err(TrialError::NoKind)
     ));
-    assert!(matches!(
-        Trial::build(engine(), Path::new("x.wasm"), &[Kind::Accumulate], &Settings::default()),
-        Err(TrialError::HasState)
-    ));
+    let window = [("tumbling".to_owned(), "1ns".to_owned())].into();
+    let accumulate = Settings { kind: Some(Kind::Accumulate), window, ..Settings::default() };
+    assert!(said(&accumulate).contains("tumbling"), "{}", said(&accumulate));
 
     let config: BTreeMap<_, _> = [("init".to_owned(), "invalid".to_owned())].into();
     let refuses = trial(&file, &Settings { config, ..map });
     assert!(refuses.give(&text("x")).unwrap_err().to_string().contains("init was told to fail"));
     assert!(arbitrary(&refuses, &[], 1, 10).is_err());
+}
+
+fn with_windows(name: &str, window: &[(&str, &str)], grants: &[Grant]) -> Trial {
+    let window = window.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    let window = window.collect();
+    let settings = Settings { window, grants: grants.to_vec(), ..Settings::default() };
+    trial(&example(name), &settings)
+}
+
+/// A message with a payload, some seconds after the others.
+fn at(seconds: u64, payload: &str) -> Message {
+    let timestamp = Time::DEFAULT.nanoseconds() + seconds * 1_000_000_000;
+    Message { timestamp, ..text(payload) }
+}
+
+/// Payloads of what came, and kinds of dead letters.
+fn came(tried: &Tried) -> Vec<String> {
+    let payloads =
+        tried.outputs.iter().map(|(_, m)| String::from_utf8_lossy(&m.payload).into_owned());
+    payloads.chain(tried.letters.iter().map(|letter| letter.kind.clone())).collect()
+}
+
+#[test]
+fn messages_go_through_windows() {
+    let samples = [at(1, "a"), at(5, "b"), at(12, "c"), at(3, "d"), at(13, "invalid")];
+    let tumbling = with_windows("breaks-windows", &[("tumbling", "10s")], &[]);
+    let windowed = tumbling.windows(&samples).unwrap();
+    let each: Vec<Vec<String>> = windowed.messages.iter().map(came).collect();
+    let none: [&str; 0] = [];
+    assert_eq!(each[..2], [none, none]);
+    assert_eq!(each[2..], [["a,b,"], ["late"], ["invalid-argument"]]);
+    assert_eq!(came(&windowed.ended), ["c,"]);
+    assert!(windowed.ended.outputs[0].1.headers.is_empty(), "{:?}", windowed.ended.outputs);
+    assert_eq!((windowed.open.as_slice(), windowed.largest), ([].as_slice(), 4));
+
+    let count = with_windows("breaks-windows", &[("count", "3")], &[]);
+    let windowed = count.windows(&samples).unwrap();
+    assert_eq!(came(&windowed.messages[2]), ["a,b,c,"]);
+    assert!(came(&windowed.ended).is_empty());
+    assert_eq!(windowed.open, [1]);
+
+    // Without a window all that is in one year is together.
+    let all = with_windows("breaks-windows", &[], &[]).windows(&samples).unwrap();
+    assert_eq!(came(&all.ended), ["a,b,c,d,"]);
+    let broken = tumbling.windows(&[at(1, "trap"), at(1, "end-internal")]).unwrap();
+    assert!(broken.messages[0].letters[0].is_trap());
+    assert_eq!(came(&broken.ended), ["internal"]);
+}
+
+#[test]
+fn a_state_without_bound_is_found() {
+    let samples = [text("one"), text("invalid"), text("two")];
+    let grows = with_windows("breaks-windows", &[], &[]);
+    let findings = arbitrary(&grows, &samples, 1, 0).unwrap();
+    let kept = findings.kept.unwrap();
+    assert!(kept.grows && !findings.passed(), "{kept:?}");
+    assert_eq!((kept.messages, kept.before, kept.bytes), (2_000, 4_000, 8_000));
+    // Of so many messages it is bounded.
+    let count = with_windows("breaks-windows", &[("count", "100")], &[]);
+    let findings = arbitrary(&count, &samples, 1, 0).unwrap();
+    assert!(findings.passed(), "{findings:?}");
+    // More than there is room for, with the first calls.
+    let large = [text(&"x".repeat(3_000))];
+    assert!(arbitrary(&grows, &large, 1, 0).unwrap().kept.unwrap().grows);
+    // A sketch grows less and less.
+    let sketch = with_windows("aggregate", &[], &[]);
+    let findings = arbitrary(&sketch, &[text("1"), text("1e9"), text("-3")], 1, 256).unwrap();
+    assert!(findings.passed(), "{findings:?}");
+}
+
+#[test]
+fn any_bytes_find_what_trips_a_step_with_state() {
+    let trial = with_windows("breaks-windows", &[("count", "10")], &[]);
+    let samples = [text("trap"), text("fine")];
+    let findings = arbitrary(&trial, &samples, 5, 512).unwrap();
+    let case = findings.case.unwrap();
+    assert!(matches!(case.ended, Ended::Trap(_)), "{case:?}");
+    let [only] = case.messages.as_slice() else { panic!("{case:?}") };
+    assert_eq!((only.topic.as_str(), only.payload.as_slice()), ("", b"trap".as_slice()));
+}
+
+#[test]
+fn a_step_that_does_not_give_the_same_again_is_found() {
+    let trial = with_windows("breaks-windows", &[("count", "10")], &[Grant::Clocks]);
+    let findings = arbitrary(&trial, &[text("clock")], 5, 512).unwrap();
+    assert!(!findings.passed());
+    let case = findings.case.unwrap();
+    assert_eq!(case.ended, Ended::Differs);
+    let [only] = case.messages.as_slice() else { panic!("{case:?}") };
+    assert_eq!(only.payload, b"clock");
 }

@@ -143,6 +143,13 @@ impl<N: Nats> Plant<N> {
         pids.len()
     }
 
+    /// Kills the one process of a provider, also of one that has just been started again.
+    pub async fn kill_running_provider(&self, name: &str) {
+        let patience = Duration::from_secs(90);
+        until("the provider runs", patience, async || self.providers(name).len() == 1).await;
+        assert_eq!(self.kill_provider(name), 1);
+    }
+
     /// Where the NATS server is.
     pub fn nats_url(&self) -> String {
         self.nats.url()
@@ -404,7 +411,12 @@ pub struct Machine {
 impl Machine {
     /// Connects to the plant's broker.
     pub fn connect<N: Nats>(plant: &Plant<N>) -> Self {
-        let (client, mut events) = plant.mqtt("machine");
+        Self::connect_as(plant, "machine")
+    }
+
+    /// The same under a name of its own, beside another.
+    pub fn connect_as<N: Nats>(plant: &Plant<N>, name: &str) -> Self {
+        let (client, mut events) = plant.mqtt(name);
         let (count, acknowledged) = watch::channel(0);
         tokio::spawn(async move {
             loop {

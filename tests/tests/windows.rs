@@ -79,12 +79,6 @@ async fn results(plant: &Plant) -> Arc<Mutex<BTreeMap<String, Value>>> {
     results
 }
 
-/// Kills a provider, also one that has just been started again.
-async fn kill(plant: &Plant, name: &str) {
-    until("the provider runs", PATIENCE, async || plant.providers(name).len() == 1).await;
-    assert_eq!(plant.kill_provider(name), 1);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_reading_is_in_one_window_although_the_conduit_is_killed() {
     const MACHINES: u64 = 6;
@@ -97,7 +91,7 @@ async fn each_reading_is_in_one_window_although_the_conduit_is_killed() {
         machine.publish(&topic, format!("{{\"seq\":{n}}}")).await;
         if n % 900 == 600 {
             tokio::time::sleep(Duration::from_millis(700)).await;
-            kill(&plant, "conduit").await;
+            plant.kill_running_provider("conduit").await;
         }
         if n % 20 == 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;

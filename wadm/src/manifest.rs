@@ -446,6 +446,25 @@ binding:
         assert_ne!(version(TEXT, "d1"), version(&TEXT.replace("limit: 85", "limit: 86"), "d1"));
     }
 
+    /// What is deployed has the values of parameters in it: another value is another version, and a roll-back has the one
+    /// before.
+    #[test]
+    fn the_values_of_parameters_are_in_the_manifest() {
+        let declared = TEXT
+            .replace(
+                "sources: [machine]",
+                "parameters: { limit: 85, place: plant }\nsources: [machine]",
+            )
+            .replace("limit: 85 } }", "limit: \"${limit}\" } }")
+            .replace("topic: plant/+/temperature", "topic: \"${place}/+/temperature\"");
+        let before = example(&declared, "d1");
+        assert_eq!(before, example(TEXT, "d1"));
+        let given = declared.replace("binding:\n", "binding:\n  parameters: { limit: 86 }\n");
+        let after = example(&given, "d1");
+        assert_ne!(before.version(), after.version());
+        assert_eq!(after, example(&TEXT.replace("limit: 85", "limit: 86"), "d1"));
+    }
+
     /// Identities and names of configurations of the stages, and names of links, all that wadm tells things apart by.
     fn names(manifest: &Manifest, component: &str) -> BTreeSet<String> {
         let component = manifest.components().find(|c| c.name == component).unwrap();

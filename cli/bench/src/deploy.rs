@@ -66,8 +66,10 @@ pub(crate) fn build(lab: &Lab, plan: &Plan) -> anyhow::Result<Deployment> {
 
 fn artifact(lab: &Lab, plan: &Plan, stage: &Stage) -> anyhow::Result<Artifact> {
     let step = |step: &millrace_pipeline::PlannedStep| -> anyhow::Result<StepSpec> {
-        let component = std::fs::read(&step.component)
-            .with_context(|| format!("could not read {}", step.component.display()))?;
+        let read = |file: &PathBuf| {
+            std::fs::read(file).with_context(|| format!("could not read {}", file.display()))
+        };
+        let component = step.component.as_ref().map(read).transpose()?;
         Ok(StepSpec {
             name: step.name.clone(),
             kind: step.kind.as_str().parse()?,

@@ -26,6 +26,9 @@ const AIM_US: f64 = 0.7;
 /// The host's limit for one linear memory unless told otherwise.
 const MAX_MEMORY: usize = 256 << 20;
 
+/// The host's limit for the core instances of one stage, and so for its memories and tables.
+const MAX_CORE_INSTANCES: u32 = 160;
+
 /// How often each is called.
 #[derive(Debug)]
 pub(crate) struct Effort {
@@ -99,7 +102,7 @@ fn row(name: &str, size: usize, call_us: f64, bare_us: f64) -> Row {
     row
 }
 
-/// As the host does it (wasmcloud-runtime 0.12, `RuntimeBuilder::build`).
+/// As the host does it (wasmcloud-runtime 0.12 as mended in patches/, `RuntimeBuilder::build`).
 pub(crate) fn engine() -> anyhow::Result<Engine> {
     let mut config = Config::new();
     config.async_support(true).epoch_interruption(true).wasm_component_model(true);
@@ -110,9 +113,9 @@ pub(crate) fn engine() -> anyhow::Result<Engine> {
         .total_memories(200)
         .total_tables(200)
         .max_component_instance_size(50 << 20)
-        .max_core_instances_per_component(100)
-        .max_memories_per_component(100)
-        .max_tables_per_component(20)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES)
+        .max_memories_per_component(MAX_CORE_INSTANCES)
+        .max_tables_per_component(MAX_CORE_INSTANCES)
         .table_elements(15_000)
         .max_memory_size(MAX_MEMORY)
         .linear_memory_keep_resident(10 * 1024)
@@ -156,6 +159,13 @@ enum ConfigError {
     Upstream(String),
     #[component(name = "io")]
     Io(String),
+}
+
+impl BrokerMessage {
+    /// Where it goes.
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
+    }
 }
 
 /// What a call sees of the host.

@@ -4,6 +4,9 @@
 //! what the same bytes cost on the same servers without Millrace, and both are printed with their ratio.
 //!
 //! - [`harness`]: a composed stage in this process, over a component that does nothing;
+//! - [`chains`]: stages of several steps, over the same steps as stages of their own;
+//! - [`languages`]: the same steps in Rust, Python and JavaScript;
+//! - [`desk`]: a definition checked, and its test run;
 //! - [`stage`]: a stage on a real host, over bare NATS request and reply;
 //! - [`edge`]: two stages with a durable edge between them, over bare JetStream;
 //! - [`backlog`]: what waited on an edge, over its steady rate;
@@ -18,12 +21,15 @@
 
 mod backlog;
 mod calls;
+mod chains;
 mod connectors;
 pub mod deploy;
+mod desk;
 mod edge;
 mod footprint;
 mod harness;
 pub mod lab;
+mod languages;
 mod latency;
 mod lattice;
 mod load;
@@ -41,8 +47,12 @@ use report::{Environment, Report, Row};
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// A composed stage in this process.
+    /// A composed stage in this process, of one step and of several.
     Harness,
+    /// The same steps in Rust, Python and JavaScript, in this process.
+    Languages,
+    /// A definition checked, and its test run.
+    Desk,
     /// A step with windows and its state, in this process.
     Windows,
     /// One stage over the lattice.
@@ -66,8 +76,10 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Harness,
+        Self::Languages,
+        Self::Desk,
         Self::Windows,
         Self::Stage,
         Self::Edge,
@@ -83,6 +95,8 @@ impl Part {
     const fn name(self) -> &'static str {
         match self {
             Self::Harness => "harness",
+            Self::Languages => "languages",
+            Self::Desk => "desk",
             Self::Windows => "windows",
             Self::Stage => "stage",
             Self::Edge => "edge",
@@ -176,7 +190,13 @@ async fn measure(args: &Args) -> anyhow::Result<Report> {
 
 async fn measure_part(part: Part, effort: Effort) -> anyhow::Result<Vec<Row>> {
     match part {
-        Part::Harness => harness::measure(&harness::Effort::from(effort)).await,
+        Part::Harness => {
+            let mut rows = harness::measure(&harness::Effort::from(effort)).await?;
+            rows.extend(chains::measure(effort).await?);
+            Ok(rows)
+        }
+        Part::Languages => languages::measure(effort).await,
+        Part::Desk => desk::measure(effort).await,
         Part::Windows => windows::measure(effort).await,
         Part::Stage => stage::measure(effort).await,
         Part::Edge => edge::measure(effort).await,

@@ -1,5 +1,6 @@
 //! What is measured with: batches, and stages of steps that pass everything on.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -97,14 +98,31 @@ pub(crate) fn pass_stage(name: &str, kind: Kind) -> anyhow::Result<Artifact> {
 
 /// A stage of one step.
 pub(crate) fn stage_of(name: &str, kind: Kind, step: &str) -> anyhow::Result<Artifact> {
-    let file = component(step);
-    let component = std::fs::read(&file).with_context(|| {
+    stage_from(name, kind, &component(step))
+}
+
+/// A stage of one step out of a file.
+pub(crate) fn stage_from(name: &str, kind: Kind, file: &Path) -> anyhow::Result<Artifact> {
+    stage(name, vec![step(name.to_owned(), kind, file)?])
+}
+
+/// A stage of so many maps that pass everything on.
+pub(crate) fn chain(name: &str, steps: usize) -> anyhow::Result<Artifact> {
+    let file = component("pass-map");
+    let steps = (0..steps).map(|at| step(format!("step-{at}"), Kind::Map, &file));
+    stage(name, steps.collect::<anyhow::Result<_>>()?)
+}
+
+fn stage(name: &str, steps: Vec<StepSpec>) -> anyhow::Result<Artifact> {
+    let spec = StageSpec { name: name.to_owned(), version: "0.1.0".to_owned(), steps };
+    Ok(compose(&spec)?)
+}
+
+fn step(name: String, kind: Kind, file: &Path) -> anyhow::Result<StepSpec> {
+    let component = std::fs::read(file).with_context(|| {
         format!("could not read {}; build it with `make build`", file.display())
     })?;
-    let step =
-        StepSpec { name: name.to_owned(), kind, component, grants: [].into(), memory_max: None };
-    let spec = StageSpec { name: name.to_owned(), version: "0.1.0".to_owned(), steps: vec![step] };
-    Ok(compose(&spec)?)
+    Ok(StepSpec { name, kind, component: Some(component), grants: [].into(), memory_max: None })
 }
 
 /// What a stage of one step reads through wasi:config.

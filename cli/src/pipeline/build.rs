@@ -88,7 +88,7 @@ fn image(file: &Path) -> String {
 }
 
 /// Written beside and moved into place: a host must never load half a file.
-fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(super) fn write(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let new = file.with_extension("new");
     std::fs::write(&new, bytes)
         .and_then(|()| std::fs::rename(&new, file))

@@ -3,15 +3,17 @@
 //! The platform carries a roll-out out; here it is only shown. Where no process of the platform takes it up (wadm runs
 //! without Millrace's host) it is carried out from here.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use millrace_pipeline::Plan;
 use millrace_settings::rollout::Watch;
 use millrace_settings::{Percent, Rollout as Settings};
 use millrace_wadm::applications::until_answered;
 use millrace_wadm::{Applications, Rollout, RolloutState, Watcher};
 
-use super::{Definition, Output, build, plan, show};
+use super::{build, show};
 use crate::ui::Ui;
 use crate::{RolledBack, lattice, provider};
 
@@ -56,15 +58,14 @@ impl Judging {
 
 pub(crate) async fn run(
     ui: Ui,
-    definition: &Definition,
-    output: &Output,
+    plan: &Plan,
+    folder: &Path,
     lattice: &lattice::Options,
     judging: &Judging,
 ) -> anyhow::Result<()> {
-    let plan = plan(ui, definition)?;
     let nats = lattice.connect().await?;
     ui.step(format!("composing {} stages", plan.stages.len()));
-    let deployment = build::deployment(&plan, &build::folder(definition, &plan, output)?)?;
+    let deployment = build::deployment(plan, folder)?;
     let applications = Applications::new(nats.clone(), &lattice.lattice);
     for provider in &deployment.providers {
         provider::deploy(ui, &applications, provider).await?;

@@ -2,11 +2,13 @@
 
 pub(crate) mod build;
 mod deploy;
+mod lock;
 mod replay;
 pub(crate) mod show;
 mod tap;
 mod test;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +30,36 @@ pub(crate) struct Definition {
     /// A file with the binding, instead of the one in the definition.
     #[arg(long, value_name = "FILE")]
     pub(crate) binding: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) parameters: Parameters,
+}
+
+/// Values of the parameters of a definition.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Parameters {
+    /// Give a parameter of the definition a value, before those of the binding; may be given several times.
+    #[arg(long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    given: Vec<(String, String)>,
+}
+
+impl Parameters {
+    /// What to read a definition with.
+    pub(crate) fn options(&self) -> anyhow::Result<LoadOptions> {
+        let mut parameters = BTreeMap::new();
+        for (name, value) in &self.given {
+            let before = parameters.insert(name.clone(), value.clone());
+            anyhow::ensure!(before.is_none(), "--param gives `{name}` twice: give it once");
+        }
+        Ok(LoadOptions { check_files: true, parameters })
+    }
+}
+
+/// `NAME=VALUE`.
+fn parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it has to be NAME=VALUE, such as limit=90".to_owned()),
+    }
 }
 
 /// Where artifacts are written.
@@ -43,12 +75,12 @@ pub(crate) struct Output {
 pub(crate) enum Command {
     /// Show what is wrong with a definition, and the mend.
     #[command(
-        after_help = "Examples:\n  millrace pipeline lint pipeline.yaml\n  millrace pipeline lint pipeline.yaml --binding test-plant.yaml --json\n\nExits with 3 when there are errors; warnings alone exit with 0."
+        after_help = "Examples:\n  millrace pipeline lint pipeline.yaml\n  millrace pipeline lint pipeline.yaml --binding test-plant.yaml --param limit=90 --json\n\nExits with 3 when there are errors; warnings alone exit with 0."
     )]
     Lint(#[command(flatten)] Definition),
     /// Run the tests of a definition in this process, without a lattice.
     #[command(
-        after_help = "Examples:\n  millrace pipeline test pipeline.yaml\n  millrace pipeline test pipeline.yaml --only hot-is-told -v\n  millrace pipeline test pipelines/*.yaml --coverage --junit results.xml\n  millrace pipeline test pipeline.yaml --tests more-tests.yaml --json\n\nSources and sinks need no binding, components do. Exits with 1 when a test has failed, with 3 when a definition has\nerrors or no tests."
+        after_help = "Examples:\n  millrace pipeline test pipeline.yaml\n  millrace pipeline test pipeline.yaml --only hot-is-told -v\n  millrace pipeline test pipeline.yaml --param limit=90\n  millrace pipeline test pipelines/*.yaml --coverage --junit results.xml\n  millrace pipeline test pipeline.yaml --tests more-tests.yaml --json\n\nSources and sinks need no binding, components do. Exits with 1 when a test has failed, with 3 when a definition has\nerrors or no tests."
     )]
     Test(#[command(flatten)] test::Args),
     /// Print the JSON Schema of definitions, for editors.
@@ -73,12 +105,27 @@ pub(crate) enum Command {
         svg: Option<PathBuf>,
     },
     /// Compose the stage artifacts.
-    #[command(after_help = "Example:\n  millrace pipeline build pipeline.yaml --out artifacts")]
+    #[command(
+        after_help = "Examples:\n  millrace pipeline build pipeline.yaml --out artifacts\n  millrace pipeline build pipeline.yaml --locked"
+    )]
     Build {
         #[command(flatten)]
         definition: Definition,
         #[command(flatten)]
         output: Output,
+        #[command(flatten)]
+        locked: lock::Locked,
+    },
+    /// Write down which components and which harness a definition is made of, so that nothing changes unseen.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline lock pipeline.yaml            writes pipeline.lock\n  millrace pipeline lock pipeline.yaml --update   takes over what has changed\n  millrace pipeline lock pipeline.yaml --binding production.yaml\n                                                  writes production.lock, beside the binding\n\nWith a lock file there, build, manifest, deploy and test refuse what does not fit it."
+    )]
+    Lock {
+        #[command(flatten)]
+        definition: Definition,
+        /// Write it anew where it does not fit any more.
+        #[arg(long)]
+        update: bool,
     },
     /// Build, and print the wadm manifest.
     #[command(
@@ -89,17 +136,21 @@ pub(crate) enum Command {
         definition: Definition,
         #[command(flatten)]
         output: Output,
+        #[command(flatten)]
+        locked: lock::Locked,
     },
     /// Build, deploy, and wait until everything runs. A changed definition takes over from the version that runs, is
     /// watched for a while, and is rolled back when it does not start or fails too often.
     #[command(
-        after_help = "Examples:\n  millrace pipeline deploy pipeline.yaml\n  millrace pipeline deploy pipeline.yaml --binding production.yaml --lattice hall-3 --timeout 2m\n  millrace pipeline deploy pipeline.yaml --watch 5m --max-failures 1%\n\nExits with 5 when the new version was rolled back. The roll-back is the platform's: it does not need this command to\nstay."
+        after_help = "Examples:\n  millrace pipeline deploy pipeline.yaml\n  millrace pipeline deploy pipeline.yaml --binding production.yaml --lattice hall-3 --timeout 2m\n  millrace pipeline deploy pipeline.yaml --param limit=90 --param site=north\n  millrace pipeline deploy pipeline.yaml --watch 5m --max-failures 1%\n\nExits with 5 when the new version was rolled back. The roll-back is the platform's: it does not need this command to\nstay."
     )]
     Deploy {
         #[command(flatten)]
         definition: Definition,
         #[command(flatten)]
         output: Output,
+        #[command(flatten)]
+        locked: lock::Locked,
         #[command(flatten)]
         lattice: lattice::Options,
         #[command(flatten)]
@@ -192,23 +243,25 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Plan { definition, svg } => {
-            let plan = plan(ui, &definition)?;
+            let loaded = sound(ui, &definition)?;
+            let plan = loaded.plan()?;
             if let Some(file) = svg {
                 show::picture(ui, &plan, &file)
             } else if ui.json {
                 ui.json(&plan)
             } else {
-                show::plan(ui, &plan);
+                show::plan(ui, &plan, loaded.parameters());
                 Ok(())
             }
         }
-        Command::Build { definition, output } => {
-            let plan = plan(ui, &definition)?;
+        Command::Lock { definition, update } => lock::run(ui, &definition, update),
+        Command::Build { definition, output, locked } => {
+            let plan = locked_plan(ui, &definition, &locked)?;
             let built = build::stages(&plan, &build::folder(&definition, &plan, &output)?)?;
             show::built(ui, &built)
         }
-        Command::Manifest { definition, output } => {
-            let plan = plan(ui, &definition)?;
+        Command::Manifest { definition, output, locked } => {
+            let plan = locked_plan(ui, &definition, &locked)?;
             let folder = build::folder(&definition, &plan, &output)?;
             let Deployment { providers, pipeline: manifest } = build::deployment(&plan, &folder)?;
             let needs: Vec<&str> = providers.iter().map(|p| p.metadata.name.as_str()).collect();
@@ -225,8 +278,10 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
                 Ok(())
             }
         }
-        Command::Deploy { definition, output, lattice, judging } => {
-            deploy::run(ui, &definition, &output, &lattice, &judging).await
+        Command::Deploy { definition, output, locked, lattice, judging } => {
+            let plan = locked_plan(ui, &definition, &locked)?;
+            let folder = build::folder(&definition, &plan, &output)?;
+            deploy::run(ui, &plan, &folder, &lattice, &judging).await
         }
         Command::History { pipeline, lattice } => {
             let rollouts = Rollouts::new(lattice.connect().await?, &lattice.lattice);
@@ -253,7 +308,7 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
 }
 
 fn load(definition: &Definition) -> anyhow::Result<Loaded> {
-    let options = LoadOptions { check_files: true };
+    let options = definition.parameters.options()?;
     Ok(millrace_pipeline::load_files(&definition.file, definition.binding.as_deref(), &options)?)
 }
 
@@ -269,8 +324,15 @@ fn lint(ui: Ui, definition: &Definition) -> anyhow::Result<()> {
     if loaded.has_errors() { Err(DefinitionErrors.into()) } else { Ok(()) }
 }
 
-/// The plan of a definition; findings are shown on standard error.
-pub(crate) fn plan(ui: Ui, definition: &Definition) -> anyhow::Result<Plan> {
+/// The plan of a definition that fits its lock file; findings are shown on standard error.
+fn locked_plan(ui: Ui, definition: &Definition, locked: &lock::Locked) -> anyhow::Result<Plan> {
+    let loaded = sound(ui, definition)?;
+    lock::check(&definition.file, definition.binding.as_deref(), &loaded, locked.locked)?;
+    Ok(loaded.plan()?)
+}
+
+/// A definition without errors; findings are shown on standard error.
+fn sound(ui: Ui, definition: &Definition) -> anyhow::Result<Loaded> {
     let loaded = load(definition)?;
     if !loaded.findings().is_empty() {
         eprintln!("{}", loaded.render(ui.color).trim_end());
@@ -278,7 +340,7 @@ pub(crate) fn plan(ui: Ui, definition: &Definition) -> anyhow::Result<Plan> {
     if loaded.has_errors() {
         return Err(DefinitionErrors.into());
     }
-    Ok(loaded.plan()?)
+    Ok(loaded)
 }
 
 async fn status(
@@ -351,7 +413,7 @@ pub(crate) fn name_of(pipeline: &str) -> anyhow::Result<String> {
     if !is_file {
         return Ok(pipeline.to_owned());
     }
-    let loaded = millrace_pipeline::load_files(path, None, &LoadOptions { check_files: false })?;
+    let loaded = millrace_pipeline::load_files(path, None, &LoadOptions::default())?;
     let model = loaded.pipeline().with_context(|| {
         format!("{pipeline} does not say the pipeline's name; `millrace pipeline lint {pipeline}` says what is wrong")
     })?;

@@ -6,15 +6,22 @@ use std::time::Duration;
 use anyhow::Context as _;
 use millrace_kit::Queue;
 use millrace_kit::status::{LinkStatus, State};
-use millrace_pipeline::{Hosts, Output, Plan, StageInput};
+use millrace_pipeline::{Hosts, Output, ParameterValue, Plan, StageInput};
 use millrace_wadm::{Manifest, PipelineStatus, Rollout, RolloutState, StageStatus};
 
 use super::build::Built;
 use crate::ui::{Ui, human_time};
 
-/// A plan as a list of stages, each with what calls it, its steps and where it publishes.
-pub(crate) fn plan(ui: Ui, plan: &Plan) {
+/// A plan as a list of stages, each with what calls it, its steps and where it publishes; before it the values of parameters.
+pub(crate) fn plan<'a>(
+    ui: Ui,
+    plan: &Plan,
+    parameters: impl Iterator<Item = (&'a str, &'a ParameterValue)>,
+) {
     ui.line(format!("{} {}", ui.bold(&plan.pipeline), plan.version));
+    for (name, value) in parameters {
+        ui.line(format!("parameter {name}: {}  {}", value.shown(), ui.dim(value.origin.as_str())));
+    }
     for stage in &plan.stages {
         let place = if plan.hosts == Hosts::Every { " on every host" } else { "" };
         ui.line(format!("stage {}  ({} at once{place})", ui.bold(&stage.name), stage.instances));
@@ -36,7 +43,12 @@ pub(crate) fn plan(ui: Ui, plan: &Plan) {
                 "  {} {}  {}{grants}",
                 step.kind,
                 step.name,
-                ui.dim(step.component.display())
+                ui.dim(
+                    step.component
+                        .iter()
+                        .map(|file| file.display().to_string())
+                        .collect::<String>()
+                )
             ));
         }
         match &stage.output {

@@ -9,9 +9,10 @@ use millrace_desk::{
     Coverage, Engine, Options as DeskOptions, Report, Runtime, Suite, Tone, coverage, junit,
     run_test,
 };
-use millrace_pipeline::{Case, Loaded, Options as LoadOptions};
+use millrace_pipeline::{Case, Loaded};
 use serde::Serialize;
 
+use super::{Parameters, lock};
 use crate::DefinitionErrors;
 use crate::ui::{Ui, human_time};
 
@@ -27,6 +28,8 @@ pub(crate) struct Args {
     /// A file with the binding, instead of the one in the definition.
     #[arg(long, value_name = "FILE")]
     binding: Option<PathBuf>,
+    #[command(flatten)]
+    parameters: Parameters,
     /// A file with further tests; may be given several times.
     #[arg(long, value_name = "FILE")]
     tests: Vec<PathBuf>,
@@ -105,7 +108,7 @@ pub(crate) fn run(ui: Ui, args: &Args) -> anyhow::Result<()> {
 
 /// Reads a definition and its tests, and shows what is wrong with them.
 fn load(ui: Ui, args: &Args, file: &std::path::Path) -> anyhow::Result<Loaded> {
-    let options = LoadOptions { check_files: true };
+    let options = args.parameters.options()?;
     let mut loaded = millrace_pipeline::load_files(file, args.binding.as_deref(), &options)?;
     for tests in &args.tests {
         loaded.add_tests_file(tests, &options)?;
@@ -124,6 +127,7 @@ fn load(ui: Ui, args: &Args, file: &std::path::Path) -> anyhow::Result<Loaded> {
         ));
         return Err(DefinitionErrors.into());
     }
+    lock::check(file, args.binding.as_deref(), &loaded, false)?;
     Ok(loaded)
 }
 

@@ -53,6 +53,7 @@ fn show(ui: Ui, subject: &Subject, found: &Inspection) {
         format!("{} at the start: {}", human_size(found.initial_memory), list(memories.collect())),
     );
     row("size", format!("{}  ({} bytes)", human_size(found.bytes as u64), found.bytes));
+    row("version", found.version.as_deref().map_or("not said".to_owned(), shown_text));
     row("sha-256", found.digest.clone());
     let made = found.producers.iter().map(|p| match p.version.as_str() {
         "" => shown_text(&p.name),
@@ -71,6 +72,7 @@ pub(crate) fn imports(ui: Ui, found: &Inspection) {
     for (number, import) in found.imports.iter().enumerate() {
         let fate = match &import.fate {
             Fate::Types => ui.dim("types"),
+            Fate::Lattice => ui.dim("the lattice, as every stage"),
             Fate::Granted { grant } => ui.green(format!("granted: {grant}")),
             Fate::Denied { grant: None } => ui.dim("denied"),
             Fate::Denied { grant: Some(grant) } => {

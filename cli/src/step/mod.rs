@@ -30,7 +30,7 @@ pub(crate) enum Command {
     Build(#[command(flatten)] build::Args),
     /// Run a step on sample messages, and then on any bytes, in this process.
     #[command(
-        after_help = "Examples:\n  millrace step test\n  millrace step test hot.wasm --messages samples.jsonl --config limit=80\n  millrace step test by-range.wasm --config low=30 --config high=70 --arm low --arm normal --arm high\n  millrace step test hot.wasm --seed 17 --cases 10000\n\nA step may refuse a message with an error. Exits with 1 when it traps or runs into its limits: then the smallest message\nthat was found is shown."
+        after_help = "Examples:\n  millrace step test\n  millrace step test hot.wasm --messages samples.jsonl --config limit=80\n  millrace step test by-range.wasm --config low=30 --config high=70 --arm low --arm normal --arm high\n  millrace step test hot.wasm --seed 17 --cases 10000\n  millrace step test aggregate.wasm --messages samples.jsonl --window tumbling=10s\n\nA step may refuse a message with an error. Exits with 1 when it traps or runs into its limits: then the smallest message\nthat was found is shown. An accumulate also has to give the same when it is called again with the same, and its state must\nnot grow with each message."
     )]
     Test(#[command(flatten)] test::Args),
     /// Show what a component exports, imports and needs, and whether a pipeline would take it.

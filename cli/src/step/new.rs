@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// What it is written in: rust, python or javascript.
     #[arg(long, value_name = "LANGUAGE")]
     language: Language,
-    /// What it does with a message: map, filter, flat-map or branch.
+    /// What it does with a message: map, filter, flat-map, branch, accumulate or delay.
     #[arg(long, value_name = "KIND")]
     kind: Kind,
     /// The folder [default: the name].

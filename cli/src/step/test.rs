@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use millrace_compose::Kind;
 use millrace_desk::{Engine, Message, Options, shown};
 use millrace_pipeline::{Hex, Payload, TestMessage, Time};
-use millrace_step::{Case, Ended, Findings, Trial, Tried, arbitrary, inspect, read_samples};
+use millrace_step::{
+    Case, Ended, Findings, Kept, Letter, Trial, Tried, Windowed, arbitrary, inspect, read_samples,
+};
 use serde_json::{Value, json};
 
 use super::{Given, Subject, memory};
@@ -31,6 +33,10 @@ pub(crate) struct Args {
     /// An arm of a branch; may be given several times.
     #[arg(long, value_name = "NAME")]
     arm: Vec<String>,
+    /// The window of an accumulate, as in a pipeline: tumbling=10s, count=100 or hopping=1m,every=10s [default: one for all
+    /// messages of a year].
+    #[arg(long, value_name = "SETTING=VALUE", value_delimiter = ',', value_parser = pair)]
+    window: Vec<(String, String)>,
     #[command(flatten)]
     given: Given,
     /// How many messages of any content are given to it; 0 for none.
@@ -52,7 +58,10 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 pub(crate) fn run(ui: Ui, args: &Args) -> anyhow::Result<ExitCode> {
     let subject = Subject::of(&args.file)?;
-    let settings = subject.settings(args.kind, &args.arm, &args.config, &args.given);
+    let mut settings = subject.settings(args.kind, &args.arm, &args.config, &args.given);
+    if !args.window.is_empty() {
+        settings.window = args.window.iter().cloned().collect();
+    }
     let samples = match (&args.messages, &subject.project) {
         (Some(file), _) => read_samples(file)?,
         (None, Some(project)) if project.samples().is_file() => read_samples(&project.samples())?,
@@ -66,15 +75,20 @@ pub(crate) fn run(ui: Ui, args: &Args) -> anyhow::Result<ExitCode> {
         Trial::build(&engine, &subject.component, &found.kinds, &settings)
     })?;
 
-    let mut trapped = 0;
-    let mut told = Vec::new();
-    for (index, message) in samples.iter().enumerate() {
-        let tried = trial.give(message)?;
-        trapped += tried.letters.iter().filter(|letter| letter.is_trap()).count();
-        if ui.json {
-            told.push(sample_json(message, &tried));
-        } else {
-            sample(ui, index + 1, message, &tried);
+    let (tried, windows) = if trial.has_state() {
+        let Windowed { messages, ended, open, largest } = trial.windows(&samples)?;
+        (messages, Some((ended, open, largest)))
+    } else {
+        (samples.iter().map(|message| trial.give(message)).collect::<Result<_, _>>()?, None)
+    };
+    let all = tried.iter().chain(windows.as_ref().map(|(ended, ..)| ended));
+    let trapped = all.flat_map(|tried| &tried.letters).filter(|letter| letter.is_trap()).count();
+    if !ui.json {
+        for (index, (message, tried)) in samples.iter().zip(&tried).enumerate() {
+            sample(ui, index + 1, message, tried, windows.is_some());
+        }
+        if let Some((ended, open, largest)) = windows.as_ref().filter(|_| !samples.is_empty()) {
+            show_windows(ui, ended, open, *largest);
         }
     }
     let seed = args.seed.unwrap_or_else(fresh);
@@ -82,18 +96,24 @@ pub(crate) fn run(ui: Ui, args: &Args) -> anyhow::Result<ExitCode> {
         0 => None,
         cases => Some(arbitrary(&trial, &samples, seed, cases)?),
     };
-    let case = findings.as_ref().and_then(|findings| findings.case.as_ref());
-    let passed = trapped == 0 && case.is_none();
+    let passed = trapped == 0 && findings.as_ref().is_none_or(Findings::passed);
     if ui.json {
+        let told = samples.iter().zip(&tried).map(|(message, tried)| sample_json(message, tried));
         ui.json(&json!({
             "component": subject.component,
             "passed": passed,
-            "samples": told,
+            "samples": told.collect::<Vec<_>>(),
+            "windows": windows.as_ref().map(|(ended, open, largest)| windows_json(ended, open, *largest)),
             "arbitrary": findings.as_ref().map(findings_json),
         }))?;
     } else {
         if trapped > 0 {
-            let text = format!("{trapped} of {} samples trapped", samples.len());
+            let text = match &windows {
+                Some((ended, ..)) if ended.letters.iter().any(Letter::is_trap) => {
+                    "the end of a window trapped".to_owned()
+                }
+                _ => format!("{trapped} of {} samples trapped", samples.len()),
+            };
             ui.line(ui.red(text));
         }
         if let Some(findings) = &findings {
@@ -109,13 +129,13 @@ fn fresh() -> u64 {
     u64::from(now.subsec_nanos()) ^ (now.as_secs() & 0xFFFF)
 }
 
-fn sample(ui: Ui, number: usize, message: &Message, tried: &Tried) {
+fn sample(ui: Ui, number: usize, message: &Message, tried: &Tried, with_state: bool) {
     let time = ui.dim(human_time(tried.took));
     let given = shown(message);
     for (arm, output) in &tried.outputs {
         let made = match arm {
             Some(arm) => format!("arm {}", ui.bold(arm)),
-            None => shown(output),
+            None => made(message, output),
         };
         ui.line(format!("{number:>3}  {given}  {}  {made}  {time}", ui.green("->")));
     }
@@ -124,16 +144,60 @@ fn sample(ui: Ui, number: usize, message: &Message, tried: &Tried) {
         ui.line(format!("{number:>3}  {given}  {}  {kind}: {}  {time}", ui.red("x"), letter.text));
     }
     if tried.outputs.is_empty() && tried.letters.is_empty() {
-        ui.line(format!("{number:>3}  {given}  {}  {time}", ui.yellow("dropped")));
+        let what = if with_state { "in its window" } else { "dropped" };
+        ui.line(format!("{number:>3}  {given}  {}  {time}", ui.yellow(what)));
     }
-    // What the harness logs of a rejected message is shown above.
+    log(ui, tried);
+}
+
+/// An output; with its event time, where that is another than the message's.
+fn made(message: &Message, output: &Message) -> String {
+    let text = shown(output);
+    if output.timestamp == message.timestamp {
+        return text;
+    }
+    format!("{text}  at {}", Time::from_nanoseconds(output.timestamp))
+}
+
+/// What the harness logs of a rejected message is shown otherwise.
+fn log(ui: Ui, tried: &Tried) {
     for line in tried.log.iter().filter(|line| line.context != "millrace") {
         ui.line(ui.dim(format!("       log {} {}", line.level.as_str(), line.text)));
     }
 }
 
+fn show_windows(ui: Ui, ended: &Tried, open: &[u64], largest: usize) {
+    for (_, output) in &ended.outputs {
+        let time = Time::from_nanoseconds(output.timestamp);
+        ui.line(format!("end  {}  {}  at {time}", ui.green("->"), shown(output)));
+    }
+    for letter in &ended.letters {
+        ui.line(format!("end  {}  {}: {}", ui.red("x"), ui.red(&letter.kind), letter.text));
+    }
+    log(ui, ended);
+    for count in open {
+        ui.line(format!(
+            "end  {}: {count} messages are in a window that is not full",
+            ui.yellow("open")
+        ));
+    }
+    ui.line(ui.dim(format!("     largest state of a window: {largest} bytes")));
+}
+
+fn windows_json(ended: &Tried, open: &[u64], largest: usize) -> Value {
+    let mut told = tried_json(ended);
+    if let Some(fields) = told.as_object_mut() {
+        fields.insert("open".into(), json!(open));
+        fields.insert("largest-state".into(), json!(largest));
+    }
+    told
+}
+
 fn show(ui: Ui, findings: &Findings) {
-    let Findings { seed, cases, refused, took, case } = findings;
+    let Findings { seed, cases, refused, took, case, kept } = findings;
+    if let Some(kept) = kept {
+        show_kept(ui, kept);
+    }
     let each = took.checked_div(u32::try_from(*cases).unwrap_or(u32::MAX)).unwrap_or_default();
     let Some(case) = case else {
         ui.line(format!(
@@ -145,13 +209,14 @@ fn show(ui: Ui, findings: &Findings) {
         return;
     };
     let Case { ended, messages, tries } = case;
-    let how = match ended {
-        Ended::Trap(text) => text.clone(),
-        Ended::Timeout(limit) => format!("no answer within {limit:?}"),
+    let (title, how) = match ended {
+        Ended::Trap(text) => ("TRAP", text.clone()),
+        Ended::Timeout(limit) => ("TRAP", format!("no answer within {limit:?}")),
+        Ended::Differs => ("DIFFERS", DIFFERS.to_owned()),
     };
     ui.line(format!(
         "{}: {how}; among {cases} messages of any content  {}",
-        ui.red("TRAP"),
+        ui.red(title),
         ui.dim(format!("--seed {seed}"))
     ));
     let what = if messages.len() == 1 { "the smallest message" } else { "messages in one call" };
@@ -162,28 +227,59 @@ fn show(ui: Ui, findings: &Findings) {
     ui.line("  a step returns an error for what it cannot process; put the line into samples.jsonl to keep it");
 }
 
+const DIFFERS: &str =
+    "called again with the same state and messages, at another time, the step gave something else";
+
+fn show_kept(ui: Ui, kept: &Kept) {
+    let Kept { before, bytes, messages, grows } = kept;
+    if *grows {
+        let text =
+            format!("{before} bytes after {} messages, {bytes} after {messages}", messages / 2);
+        ui.line(format!(
+            "{}: {text}; all windows of a partition have 384 KiB. Keep less, or let a window have so many messages (--window count=100)",
+            ui.red("the state GROWS")
+        ));
+    } else {
+        ui.line(format!(
+            "{}: {bytes} bytes of {messages} messages in a window",
+            ui.green("the state is bounded")
+        ));
+    }
+}
+
 fn findings_json(findings: &Findings) -> Value {
-    let Findings { seed, cases, refused, took, case } = findings;
+    let Findings { seed, cases, refused, took, case, kept } = findings;
+    let kept = kept.map(|Kept { before, bytes, messages, grows }| {
+        json!({ "before": before, "bytes": bytes, "messages": messages, "grows": grows })
+    });
     let case = case.as_ref().map(|case| {
         let (kind, text) = match &case.ended {
             Ended::Trap(text) => ("trap", text.clone()),
             Ended::Timeout(limit) => ("timeout", format!("no answer within {limit:?}")),
+            Ended::Differs => ("differs", DIFFERS.to_owned()),
         };
         let messages: Vec<Value> = case.messages.iter().map(message_json).collect();
         json!({ "kind": kind, "text": text, "messages": messages, "tries": case.tries })
     });
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    json!({ "seed": seed, "cases": cases, "refused": refused, "took-us": took_us, "trap": case })
+    json!({ "seed": seed, "cases": cases, "refused": refused, "took-us": took_us, "trap": case, "state": kept })
 }
 
 fn sample_json(message: &Message, tried: &Tried) -> Value {
+    let mut told = tried_json(tried);
+    if let Some(fields) = told.as_object_mut() {
+        fields.insert("message".into(), message_json(message));
+    }
+    told
+}
+
+fn tried_json(tried: &Tried) -> Value {
     let outputs = tried.outputs.iter().map(|(arm, message)| match arm {
         Some(arm) => json!({ "arm": arm, "message": message_json(message) }),
         None => json!({ "message": message_json(message) }),
     });
     let letters = tried.letters.iter().map(|l| json!({ "kind": l.kind, "text": l.text }));
     json!({
-        "message": message_json(message),
         "outputs": outputs.collect::<Vec<_>>(),
         "rejected": letters.collect::<Vec<_>>(),
         "log": tried.log,

@@ -30,16 +30,18 @@ pub fn engine() -> &'static Engine {
     })
 }
 
-pub const COMPONENTS: [&str; 10] = [
+pub const COMPONENTS: [&str; 12] = [
     "above-limit",
     "aggregate",
     "asks-around",
     "fahrenheit-to-celsius",
+    "json-schema",
     "misbehaves",
     "on-off-control",
     "pass-delay",
     "pass-filter",
     "pass-map",
+    "sort-by-time",
     "split-lines",
 ];
 
@@ -54,8 +56,9 @@ pub fn definition(graph: &str) -> String {
             format!("    {name}: {{ file: \"{}\" }}\n", file.display())
         })
         .collect();
+    let bound = if bound.is_empty() { " {}\n".to_owned() } else { format!("\n{bound}") };
     format!(
-        "millrace: v1alpha1\npipeline: plant\nversion: 0.1.0\n{graph}\nbinding:\n  components:\n{bound}"
+        "millrace: v1alpha1\npipeline: plant\nversion: 0.1.0\n{graph}\nbinding:\n  components:{bound}"
     )
 }
 

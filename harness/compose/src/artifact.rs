@@ -57,10 +57,12 @@ pub struct StepMetadata {
     pub kind: Kind,
     /// What it was granted.
     pub grants: Vec<Grant>,
-    /// Its memory maximum in bytes.
-    pub memory_max: u64,
-    /// SHA-256 of the customer's component as it was given, in hexadecimal.
-    pub digest: String,
+    /// Its memory maximum in bytes; absent where it has no component.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_max: Option<u64>,
+    /// SHA-256 of the customer's component as it was given, in hexadecimal; absent where it has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub digest: Option<String>,
 }
 
 /// A component that an artifact was made of.
@@ -156,11 +158,12 @@ pub(crate) fn finish(stage: &StageSpec, linked: &Linked) -> Result<Artifact, Com
 }
 
 fn describe(step: &StepSpec) -> StepMetadata {
+    let component = step.component.as_deref();
     StepMetadata {
         name: step.name.clone(),
         kind: step.kind,
         grants: step.grants.iter().copied().collect(),
-        memory_max: step.memory_max.unwrap_or(DEFAULT_MEMORY),
-        digest: digest(&step.component),
+        memory_max: component.map(|_| step.memory_max.unwrap_or(DEFAULT_MEMORY)),
+        digest: component.map(digest),
     }
 }

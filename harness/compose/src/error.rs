@@ -37,8 +37,17 @@ pub enum StepError {
     /// It is no usable component.
     #[error(transparent)]
     Component(#[from] ComponentError),
+    /// A kind that calls a component, without one.
+    #[error("{} needs a component", a_step(*.0))]
+    NoComponent(Kind),
+    /// A kind that calls no component, with one or with what one would need.
+    #[error(
+        "{} runs no component, and can have no component, no grants and no memory maximum",
+        a_step(*.0)
+    )]
+    NeedsNone(Kind),
     /// It does not export what its kind needs.
-    #[error("{} has to export `{}`, but this component exports {}{}", a_step(*kind), kind.interface(), list(exports), suggestion(fits))]
+    #[error("{} has to export `{}`, but this component exports {}{}", a_step(*kind), kind.interface().unwrap_or_default(), list(exports), suggestion(fits))]
     MissingExport {
         /// The kind the step is said to be.
         kind: Kind,
@@ -113,13 +122,13 @@ pub enum ComposeError {
         /// Their number.
         steps: usize,
     },
-    /// A step with state beside others.
+    /// A step with state, or one that is a stage itself, beside others.
     #[error(
-        "step `{step}` has state, so that it has to be the only step of its stage, and the stage has {steps}; a durable \
-         edge before it and behind it makes it one"
+        "step `{step}` has to be the only step of its stage, because it has state or is monolithic, and the stage has \
+         {steps}; a durable edge before it and behind it makes it one"
     )]
     NotAlone {
-        /// Name of the step with state.
+        /// Name of the step.
         step: String,
         /// Number of steps of the stage.
         steps: usize,

@@ -1,5 +1,6 @@
 //! The trusted parts, embedded.
 
+use crate::artifact::{Part, digest};
 use crate::kind::Kind;
 
 /// Version of the embedded harness.
@@ -26,14 +27,29 @@ pub(crate) const OUTLET: Guest = guest!("outlet");
 pub(crate) const DENY: Guest = guest!("deny");
 pub(crate) const DENY_CLOCKS: Guest = guest!("deny-clocks");
 
-/// The part that drives steps of a kind.
-pub(crate) const fn drive(kind: Kind) -> Guest {
-    match kind {
+/// The part that drives steps of a kind. `None` for one that is a stage itself.
+pub(crate) const fn drive(kind: Kind) -> Option<Guest> {
+    Some(match kind {
         Kind::Map => guest!("drive-map"),
         Kind::Filter => guest!("drive-filter"),
         Kind::FlatMap => guest!("drive-flat-map"),
         Kind::Branch => guest!("drive-branch"),
         Kind::Accumulate => guest!("drive-accumulate"),
         Kind::Delay => guest!("drive-delay"),
-    }
+        Kind::DeDuplicate => guest!("drive-de-duplicate"),
+        Kind::Throttle => guest!("drive-throttle"),
+        Kind::Concatenate => guest!("drive-concatenate"),
+        Kind::Monolithic => return None,
+    })
+}
+
+/// Every part of the harness with its digest: of two with the same ones, a stage gets the same bytes.
+#[must_use]
+pub fn harness_parts() -> Vec<Part> {
+    let drives = Kind::ALL.into_iter().filter_map(drive);
+    [INTAKE, OUTLET, DENY, DENY_CLOCKS]
+        .into_iter()
+        .chain(drives)
+        .map(|part| Part { name: part.name.to_owned(), digest: digest(part.bytes) })
+        .collect()
 }

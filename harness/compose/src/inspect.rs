@@ -97,10 +97,12 @@ fn inspect(bytes: &[u8], most_memories: usize) -> Result<ComponentInfo, Componen
     Validator::new_with_features(WasmFeatures::default()).validate_all(bytes).map_err(invalid)?;
 
     let outline = Outline::read(bytes, most_memories)?;
-    let kinds = Kind::ALL
+    let kinds = Kind::OF_COMPONENTS
         .into_iter()
         .filter(|kind| {
-            outline.exports.iter().any(|name| are_semver_compatible(name, kind.interface()))
+            let interface = kind.interface();
+            let is = |name: &String| interface.is_some_and(|i| are_semver_compatible(name, i));
+            outline.exports.iter().any(is)
         })
         .collect();
     Ok(ComponentInfo {

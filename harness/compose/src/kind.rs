@@ -21,12 +21,41 @@ pub enum Kind {
     Accumulate,
     /// A new event time.
     Delay,
+    /// Whole batches, by a component that is the stage itself.
+    Monolithic,
+    /// Drops what has come before; without a component.
+    DeDuplicate,
+    /// Lets so many messages of a key through in a time; without a component.
+    Throttle,
+    /// Passes on what comes from several; without a component.
+    Concatenate,
 }
 
 impl Kind {
-    /// All kinds of the contract.
-    pub const ALL: [Self; 6] =
-        [Self::Map, Self::Filter, Self::FlatMap, Self::Branch, Self::Accumulate, Self::Delay];
+    /// All kinds.
+    pub const ALL: [Self; 10] = [
+        Self::Map,
+        Self::Filter,
+        Self::FlatMap,
+        Self::Branch,
+        Self::Accumulate,
+        Self::Delay,
+        Self::Monolithic,
+        Self::DeDuplicate,
+        Self::Throttle,
+        Self::Concatenate,
+    ];
+
+    /// Those that a component can be.
+    pub const OF_COMPONENTS: [Self; 7] = [
+        Self::Map,
+        Self::Filter,
+        Self::FlatMap,
+        Self::Branch,
+        Self::Accumulate,
+        Self::Delay,
+        Self::Monolithic,
+    ];
 
     /// Name in a pipeline definition.
     #[must_use]
@@ -38,26 +67,39 @@ impl Kind {
             Self::Branch => "branch",
             Self::Accumulate => "accumulate",
             Self::Delay => "delay",
+            Self::Monolithic => "monolithic",
+            Self::DeDuplicate => "de-duplicate",
+            Self::Throttle => "throttle",
+            Self::Concatenate => "concatenate",
         }
     }
 
-    /// The interface that a component of this kind exports.
+    /// The interface that a component of this kind exports. `None` for a kind that needs no component.
     #[must_use]
-    pub const fn interface(self) -> &'static str {
+    pub const fn interface(self) -> Option<&'static str> {
         match self {
-            Self::Map => "millrace:step/map@0.1.0",
-            Self::Filter => "millrace:step/filter@0.1.0",
-            Self::FlatMap => "millrace:step/flat-map@0.1.0",
-            Self::Branch => "millrace:step/branch@0.1.0",
-            Self::Accumulate => "millrace:step/accumulate@0.1.0",
-            Self::Delay => "millrace:step/delay@0.1.0",
+            Self::Map => Some("millrace:step/map@0.1.0"),
+            Self::Filter => Some("millrace:step/filter@0.1.0"),
+            Self::FlatMap => Some("millrace:step/flat-map@0.1.0"),
+            Self::Branch => Some("millrace:step/branch@0.1.0"),
+            Self::Accumulate => Some("millrace:step/accumulate@0.1.0"),
+            Self::Delay => Some("millrace:step/delay@0.1.0"),
+            Self::Monolithic => Some("wasmcloud:messaging/handler@0.2.0"),
+            Self::DeDuplicate | Self::Throttle | Self::Concatenate => None,
         }
     }
 
-    /// Whether steps of this kind have a state, which their caller keeps. Such a step is the only one of its stage.
+    /// Whether a step of this kind is the only one of its stage: its state document comes in front of the batch and goes back
+    /// with what came of it, so no other step may see it; or it is the stage.
+    #[must_use]
+    pub const fn stands_alone(self) -> bool {
+        self.has_state() || matches!(self, Self::Monolithic)
+    }
+
+    /// Whether steps of this kind have a state, which their caller keeps.
     #[must_use]
     pub const fn has_state(self) -> bool {
-        matches!(self, Self::Accumulate)
+        matches!(self, Self::Accumulate | Self::DeDuplicate | Self::Throttle)
     }
 }
 

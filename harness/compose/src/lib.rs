@@ -25,11 +25,11 @@ use std::collections::BTreeSet;
 
 pub use artifact::{Artifact, InspectError, Part, StageMetadata, StepMetadata, digest, inspect};
 pub use error::{ComponentError, ComposeError, StepError};
-pub use harness::HARNESS_VERSION;
+pub use harness::{HARNESS_VERSION, harness_parts};
 pub use inspect::{ComponentInfo, MAX_COMPONENT_BYTES, MemoryInfo, Producer, inspect_component};
 pub use kind::{Grant, Kind, UnknownGrant, UnknownKind};
 pub use memory::{DEFAULT_MEMORY, MAX_MEMORY, MIN_MEMORY, PAGE};
-pub use policy::{Decision, check, decide, grant_for};
+pub use policy::{Decision, check, decide, decide_for, grant_for};
 
 /// Most steps in one stage.
 pub const MAX_STEPS: usize = 64;
@@ -52,8 +52,8 @@ pub struct StepSpec {
     pub name: String,
     /// Which interface of `millrace:step` is driven.
     pub kind: Kind,
-    /// The customer's component.
-    pub component: Vec<u8>,
+    /// The customer's component; `None` for a kind that calls none.
+    pub component: Option<Vec<u8>>,
     /// What it may use beyond its own memory.
     pub grants: BTreeSet<Grant>,
     /// Greatest memory in bytes, [`MIN_MEMORY`] to [`MAX_MEMORY`]; [`DEFAULT_MEMORY`] when absent. Rounded down to whole
@@ -70,9 +70,8 @@ pub fn compose(stage: &StageSpec) -> Result<Artifact, ComposeError> {
     if stage.steps.len() > MAX_STEPS {
         return Err(ComposeError::TooManySteps { steps: stage.steps.len() });
     }
-    // Its state document comes in front of the batch and goes back with what came of it: no other step may see it.
-    let with_state = stage.steps.iter().find(|step| step.kind.has_state());
-    if let (Some(step), 2..) = (with_state, stage.steps.len()) {
+    let alone = stage.steps.iter().find(|step| step.kind.stands_alone());
+    if let (Some(step), 2..) = (alone, stage.steps.len()) {
         return Err(ComposeError::NotAlone { step: step.name.clone(), steps: stage.steps.len() });
     }
     let steps = stage
@@ -91,19 +90,28 @@ struct Prepared {
     name: String,
     kind: Kind,
     grants: BTreeSet<Grant>,
+    customer: Option<Customer>,
+}
+
+/// The customer's component of a step.
+struct Customer {
+    /// The interface that the platform calls.
+    interface: &'static str,
     info: ComponentInfo,
     bytes: Vec<u8>,
 }
 
 fn prepare(step: &StepSpec) -> Result<Prepared, StepError> {
-    let info = inspect_component(&step.component)?;
-    check(&info, step.kind, &step.grants)?;
-    let bytes = memory::limit(&step.component, step.memory_max.unwrap_or(DEFAULT_MEMORY))?;
-    Ok(Prepared {
-        name: step.name.clone(),
-        kind: step.kind,
-        grants: step.grants.clone(),
-        info,
-        bytes,
-    })
+    let customer = match (step.kind.interface(), &step.component) {
+        (Some(interface), Some(component)) => {
+            let info = inspect_component(component)?;
+            check(&info, step.kind, &step.grants)?;
+            let bytes = memory::limit(component, step.memory_max.unwrap_or(DEFAULT_MEMORY))?;
+            Some(Customer { interface, info, bytes })
+        }
+        (Some(_), None) => return Err(StepError::NoComponent(step.kind)),
+        (None, None) if step.grants.is_empty() && step.memory_max.is_none() => None,
+        (None, _) => return Err(StepError::NeedsNone(step.kind)),
+    };
+    Ok(Prepared { name: step.name.clone(), kind: step.kind, grants: step.grants.clone(), customer })
 }

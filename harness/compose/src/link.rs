@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use wac_graph::types::{Package, are_semver_compatible};
 use wac_graph::{CompositionGraph, EncodeOptions, NodeId, PackageId};
 
-use crate::Prepared;
 use crate::artifact::{Part, digest};
 use crate::error::{ComposeError, StepError};
 use crate::harness::{self, Guest};
 use crate::inspect::{inspect_component, inspect_stage};
-use crate::kind::Grant;
-use crate::policy::{Decision, decide};
+use crate::kind::{Grant, Kind};
+use crate::policy::{Decision, decide_for};
+use crate::{Customer, Prepared};
 
 const FLOW: &str = "millrace:stage/flow@0.1.0";
 const REJECTS: &str = "millrace:stage/rejects@0.1.0";
@@ -45,13 +45,33 @@ pub(crate) struct Linked {
 /// Links the steps with the harness, and checks what came out.
 pub(crate) fn link(steps: &[Prepared]) -> Result<Linked, ComposeError> {
     let mut chain = Chain::default();
+    let handler = match steps {
+        [Prepared { kind: Kind::Monolithic, customer: Some(customer), .. }] => {
+            let [step] = steps else { return Err(ComposeError::Link("no step".to_owned())) };
+            let instance = chain.customer(step, customer)?;
+            let export = customer.info.export(HANDLER).unwrap_or(HANDLER);
+            chain.export(instance, export)?
+        }
+        _ => chained(&mut chain, steps)?,
+    };
+    chain.graph.export(handler, HANDLER).map_err(defect)?;
+
+    let bytes = chain.graph.encode(EncodeOptions::default()).map_err(defect)?;
+    confined(&bytes, steps)?;
+    Ok(Linked { bytes, parts: chain.parts.into_values().collect() })
+}
+
+/// The steps between intake and outlet: the handler of the intake.
+fn chained(chain: &mut Chain, steps: &[Prepared]) -> Result<NodeId, ComposeError> {
     let outlet = chain.instance(harness::OUTLET)?;
     let rejects = chain.export(outlet, REJECTS)?;
     let mut next = chain.export(outlet, FLOW)?;
     for step in steps.iter().rev() {
         let drive = chain.drive(step)?;
         chain.pass(drive, FLOW, next)?;
-        chain.pass(drive, REJECTS, rejects)?;
+        if step.kind != Kind::Concatenate {
+            chain.pass(drive, REJECTS, rejects)?;
+        }
         if step.kind.has_state() {
             let states = chain.export(outlet, STATES)?;
             chain.pass(drive, STATES, states)?;
@@ -60,12 +80,7 @@ pub(crate) fn link(steps: &[Prepared]) -> Result<Linked, ComposeError> {
     }
     let intake = chain.instance(harness::INTAKE)?;
     chain.pass(intake, FLOW, next)?;
-    let handler = chain.export(intake, HANDLER)?;
-    chain.graph.export(handler, HANDLER).map_err(defect)?;
-
-    let bytes = chain.graph.encode(EncodeOptions::default()).map_err(defect)?;
-    confined(&bytes, steps)?;
-    Ok(Linked { bytes, parts: chain.parts.into_values().collect() })
+    chain.export(intake, HANDLER)
 }
 
 /// The graph, and the packages in it: each distinct component is stored once, however often it is instantiated.
@@ -81,11 +96,14 @@ struct Chain {
 impl Chain {
     /// A customer's step with its drive in front: the drive.
     fn drive(&mut self, step: &Prepared) -> Result<NodeId, ComposeError> {
-        let customer = self.customer(step)?;
-        let drive = self.instance(harness::drive(step.kind))?;
-        let needed = step.kind.interface();
-        let export = step.info.export(needed).unwrap_or(needed);
-        let interface = self.export(customer, export)?;
+        let drive = harness::drive(step.kind)
+            .ok_or_else(|| ComposeError::Link(format!("a {} is not driven", step.kind)))?;
+        let drive = self.instance(drive)?;
+        let Some(customer) = &step.customer else { return Ok(drive) };
+        let instance = self.customer(step, customer)?;
+        let needed = customer.interface;
+        let export = customer.info.export(needed).unwrap_or(needed);
+        let interface = self.export(instance, export)?;
         self.graph.set_instantiation_argument(drive, needed, interface).map_err(|error| {
             wrong(
                 step,
@@ -95,19 +113,18 @@ impl Chain {
         Ok(drive)
     }
 
-    fn customer(&mut self, step: &Prepared) -> Result<NodeId, ComposeError> {
-        let package = self.package(&format!("step-{}", digest(&step.bytes)), &step.bytes).map_err(
-            |detail| {
-                wrong(
-                    step,
-                    StepError::WrongShape { interface: step.kind.interface().to_owned(), detail },
-                )
-            },
-        )?;
+    fn customer(&mut self, step: &Prepared, given: &Customer) -> Result<NodeId, ComposeError> {
+        let package = self.package(&format!("step-{}", digest(&given.bytes)), &given.bytes);
+        let package = package.map_err(|detail| {
+            let interface = given.interface.to_owned();
+            wrong(step, StepError::WrongShape { interface, detail })
+        })?;
         let customer = self.graph.instantiate(package);
         let mut denied = Vec::new();
-        for import in &step.info.imports {
-            if decide(import, &step.grants).map_err(|error| wrong(step, error))? == Decision::Deny {
+        for import in &given.info.imports {
+            if decide_for(step.kind, import, &step.grants).map_err(|error| wrong(step, error))?
+                == Decision::Deny
+            {
                 denied.push(import);
             }
         }
@@ -209,20 +226,24 @@ fn confined(bytes: &[u8], steps: &[Prepared]) -> Result<(), ComposeError> {
     let info = inspect_stage(bytes).map_err(defect)?;
     let mut allowed: BTreeSet<&str> = HARNESS_IMPORTS.into_iter().collect();
     for step in steps {
+        let Some(customer) = &step.customer else { continue };
         allowed.insert(STEP_TYPES);
         if step.grants.contains(&Grant::Clocks) {
             allowed.extend(CLOCKS.map(|(_, host)| host));
         }
-        let open = |import: &&String| decide(import, &step.grants) == Ok(Decision::Open);
-        allowed.extend(step.info.imports.iter().filter(open).map(String::as_str));
+        let open =
+            |import: &&String| decide_for(step.kind, import, &step.grants) == Ok(Decision::Open);
+        allowed.extend(customer.info.imports.iter().filter(open).map(String::as_str));
     }
     let is_allowed = |import: &str| allowed.iter().any(|name| are_semver_compatible(name, import));
     if let Some(import) = info.imports.iter().find(|import| !is_allowed(import)) {
         return Err(ComposeError::Escape(format!("would import `{import}`")));
     }
+    // A stage that is one component need not import anything.
+    let driven = steps.iter().all(|step| step.kind != Kind::Monolithic);
     let missing =
         HARNESS_IMPORTS.into_iter().find(|name| info.imports.iter().all(|import| import != name));
-    if let Some(name) = missing {
+    if let (Some(name), true) = (missing, driven) {
         return Err(ComposeError::Escape(format!("lacks the import `{name}`")));
     }
     if info.exports != [HANDLER] {

@@ -88,18 +88,43 @@ pub fn decide(import: &str, grants: &BTreeSet<Grant>) -> Result<Decision, StepEr
     })
 }
 
+/// What a component that is a stage itself imports of the lattice, without a grant: where it publishes is the matter of the
+/// stage's link, and not of what it says.
+const LATTICE: [&str; 3] = [
+    "wasmcloud:messaging/types@0.2.0",
+    "wasmcloud:messaging/consumer@0.2.0",
+    "wasi:config/store@0.2.0-draft",
+];
+
+/// Decides about one import of a step of a kind.
+///
+/// # Errors
+///
+/// As [`decide`].
+pub fn decide_for(
+    kind: Kind,
+    import: &str,
+    grants: &BTreeSet<Grant>,
+) -> Result<Decision, StepError> {
+    let is = |known: &&str| are_semver_compatible(import, known);
+    if kind == Kind::Monolithic && LATTICE.iter().any(is) {
+        return Ok(Decision::Open);
+    }
+    decide(import, grants)
+}
+
 /// Checks that a component can be a step of this kind with these grants, as [`crate::compose`] does.
 ///
 /// # Errors
 ///
 /// The export is missing, or an import is not granted or refused.
 pub fn check(info: &ComponentInfo, kind: Kind, grants: &BTreeSet<Grant>) -> Result<(), StepError> {
-    if info.export(kind.interface()).is_none() {
+    if kind.interface().and_then(|interface| info.export(interface)).is_none() {
         return Err(StepError::MissingExport {
             kind,
             exports: info.exports.clone(),
             fits: info.kinds.clone(),
         });
     }
-    info.imports.iter().try_for_each(|import| decide(import, grants).map(drop))
+    info.imports.iter().try_for_each(|import| decide_for(kind, import, grants).map(drop))
 }

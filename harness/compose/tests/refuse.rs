@@ -10,8 +10,8 @@
 mod support;
 
 use millrace_compose::{
-    ComponentError, ComposeError, Grant, InspectError, Kind, MAX_COMPONENT_BYTES, StepError,
-    StepSpec, compose, digest, inspect, inspect_component,
+    ComponentError, ComposeError, Grant, InspectError, Kind, MAX_COMPONENT_BYTES, StageSpec,
+    StepError, StepSpec, compose, digest, inspect, inspect_component,
 };
 use support::{component, granted, stage, step};
 
@@ -27,7 +27,13 @@ fn refusal(step: StepSpec) -> (StepError, String) {
 }
 
 fn of(component: Vec<u8>) -> StepSpec {
-    StepSpec { name: "s".into(), kind: Kind::Map, component, grants: [].into(), memory_max: None }
+    StepSpec {
+        name: "s".into(),
+        kind: Kind::Map,
+        component: Some(component),
+        grants: [].into(),
+        memory_max: None,
+    }
 }
 
 /// A map component of the given core memories and imports, as small as can be.
@@ -74,9 +80,9 @@ fn damaged_components_never_panic() {
 
 #[test]
 fn the_export_of_another_kind() {
-    let wrong = StepSpec { component: component("above-limit"), ..of(Vec::new()) };
+    let wrong = StepSpec { component: Some(component("above-limit")), ..of(Vec::new()) };
     let (error, text) = refusal(wrong);
-    let exports = vec![Kind::Filter.interface().to_owned()];
+    let exports = vec![Kind::Filter.interface().unwrap().to_owned()];
     assert_eq!(
         error,
         StepError::MissingExport { kind: Kind::Map, exports, fits: vec![Kind::Filter] }
@@ -106,10 +112,7 @@ fn a_step_with_state_is_alone_in_its_stage() {
     for steps in [vec![state(), map()], vec![map(), state()], vec![state(), state()]] {
         let error = compose(&stage(steps)).unwrap_err();
         assert_eq!(error, ComposeError::NotAlone { step: "counts".into(), steps: 2 });
-        assert!(
-            error.to_string().contains("the only step of its stage, and the stage has 2"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("to be the only step of its stage"), "{error}");
     }
     assert!(compose(&stage(vec![state()])).is_ok());
 }
@@ -132,8 +135,10 @@ fn another_kind_is_not_one_with_state() {
 
 #[test]
 fn sockets_by_name_whatever_is_granted() {
-    let sockets =
-        granted(StepSpec { component: component("opens-sockets"), ..of(Vec::new()) }, &Grant::ALL);
+    let sockets = granted(
+        StepSpec { component: Some(component("opens-sockets")), ..of(Vec::new()) },
+        &Grant::ALL,
+    );
     let (error, text) = refusal(sockets);
     assert!(
         matches!(&error, StepError::Refused { import } if import.starts_with("wasi:sockets/")),
@@ -237,7 +242,7 @@ fn memories_that_cannot_be_counted() {
 fn a_maximum_is_written_into_every_memory() {
     let mut spec = step("s", Kind::Map, "pass-map");
     spec.memory_max = Some(4 * 1024 * 1024);
-    let given = inspect_component(&spec.component).unwrap();
+    let given = inspect_component(spec.component.as_ref().unwrap()).unwrap();
     assert_eq!(given.memories.len(), 1);
     assert_eq!(
         given.memories[0].maximum_pages, None,
@@ -280,9 +285,9 @@ fn an_artifact_says_what_it_is_made_of() {
     let read = inspect(&artifact.bytes).unwrap();
     assert_eq!(read, artifact.metadata);
     assert_eq!((read.name.as_str(), read.version.as_str(), read.format), ("convert", "1.2.3", 1));
-    assert_eq!(read.steps[0].digest, digest(&component("fahrenheit-to-celsius")));
+    assert_eq!(read.steps[0].digest, Some(digest(&component("fahrenheit-to-celsius"))));
     assert_eq!((read.steps[0].kind, &read.steps[0].grants[..]), (Kind::Map, &[Grant::Log][..]));
-    assert_eq!(read.steps[1].memory_max, 64 * 1024 * 1024);
+    assert_eq!(read.steps[1].memory_max, Some(64 * 1024 * 1024));
     let names: Vec<_> = read.parts.iter().map(|part| part.name.as_str()).collect();
     for part in ["intake", "outlet", "drive-map", "drive-filter", "deny"] {
         assert!(names.contains(&part), "{names:?}");
@@ -361,6 +366,53 @@ fn replace(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
         out[at..at + from.len()].copy_from_slice(to);
     }
     out
+}
+
+#[test]
+fn a_kind_has_a_component_or_needs_none() {
+    let (error, text) = refusal(StepSpec { component: None, ..of(Vec::new()) });
+    assert_eq!(error, StepError::NoComponent(Kind::Map));
+    assert!(text.contains("a map step needs a component"), "{text}");
+    for kind in [Kind::DeDuplicate, Kind::Throttle, Kind::Concatenate] {
+        let bare = || StepSpec { kind, component: None, ..of(Vec::new()) };
+        let stage = StageSpec { name: "s".into(), version: "0.1.0".into(), steps: vec![bare()] };
+        let made = compose(&stage).unwrap();
+        let step = &made.metadata.steps[0];
+        assert_eq!((step.kind, &step.digest, step.memory_max), (kind, &None, None));
+        for wrong in [
+            StepSpec { component: Some(component("pass-map")), ..bare() },
+            StepSpec { grants: [Grant::Log].into(), ..bare() },
+            StepSpec { memory_max: Some(1 << 20), ..bare() },
+        ] {
+            assert_eq!(refusal(wrong).0, StepError::NeedsNone(kind));
+        }
+    }
+}
+
+#[test]
+fn a_monolithic_component_has_the_lattice_and_nothing_else_without_a_grant() {
+    let monolithic = |bytes| StepSpec { kind: Kind::Monolithic, ..of(bytes) };
+    let made = compose(&stage(vec![monolithic(component("sort-by-time"))])).unwrap();
+    let names: Vec<&str> = made.metadata.parts.iter().map(|part| part.name.as_str()).collect();
+    // What it imports of WASI is denied inside, and no harness is around it.
+    assert!(names.contains(&"deny") && !names.contains(&"intake"), "{names:?}");
+    let given = inspect_component(&made.bytes).unwrap();
+    assert_eq!(given.exports, ["wasmcloud:messaging/handler@0.2.0"]);
+    let lattice = ["wasmcloud:messaging/", "wasi:config/store"];
+    let open = |import: &&String| !lattice.iter().any(|known| import.starts_with(known));
+    assert_eq!(given.imports.iter().filter(open).count(), 0, "{:?}", given.imports);
+
+    // As a map it would get none of it, and another component is none.
+    let (error, _) = refusal(StepSpec { kind: Kind::Map, ..of(component("sort-by-time")) });
+    assert!(matches!(error, StepError::MissingExport { .. }), "{error:?}");
+    let (error, text) = refusal(monolithic(component("pass-map")));
+    assert!(matches!(error, StepError::MissingExport { .. }), "{error:?}");
+    assert!(text.contains("wasmcloud:messaging/handler"), "{text}");
+    let two = compose(&stage(vec![
+        monolithic(component("sort-by-time")),
+        StepSpec { name: "other".into(), ..of(component("pass-map")) },
+    ]));
+    assert!(matches!(two, Err(ComposeError::NotAlone { steps: 2, .. })));
 }
 
 #[test]

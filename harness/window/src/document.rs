@@ -3,7 +3,8 @@
 //! ```text
 //! magic            4  D6 "MRS"
 //! version          1  1
-//! reserved         3  0
+//! content          1  0: open windows, 1: ids of a de-duplicate, 2: periods of a throttle
+//! reserved         2  0
 //! watermark        8  event time, nanoseconds since the Unix epoch
 //! entries          4  number of entries
 //! entry            sorted by group, start, end:
@@ -123,7 +124,8 @@ pub struct Entry<'a> {
 
 impl Entry<'_> {
     /// Bytes it takes in a document.
-    pub(crate) fn size(&self) -> usize {
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
         size(&self.group, self.state.len())
     }
 
@@ -155,11 +157,36 @@ pub(crate) fn size(group: &Group<'_>, state: usize) -> usize {
     ENTRY.saturating_add(group.bytes().len()).saturating_add(state)
 }
 
-/// All open windows of one partition.
+/// What the entries of a document are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Content {
+    /// Open windows. None may be forgotten.
+    #[default]
+    Windows,
+    /// Ids of messages that have come. May be forgotten.
+    Ids,
+    /// Periods with their numbers of messages. May be forgotten.
+    Periods,
+}
+
+impl Content {
+    const ALL: [Self; 3] = [Self::Windows, Self::Ids, Self::Periods];
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Windows => 0,
+            Self::Ids => 1,
+            Self::Periods => 2,
+        }
+    }
+}
+
+/// All open windows of one partition, or what else a step keeps for each key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Document {
     /// Event time up to which windows have ended, nanoseconds since the Unix epoch.
     pub watermark: u64,
+    content: Content,
     count: u32,
     /// The entries as they lie in the document, checked.
     entries: Vec<u8>,
@@ -172,15 +199,49 @@ impl Document {
     ///
     /// [`DocumentError`].
     pub fn read(bytes: &[u8]) -> Result<Self, DocumentError> {
-        let (watermark, count, entries) = open(bytes)?;
+        let (watermark, content, count, entries) = open(bytes)?;
         check(entries, count)?;
-        Ok(Self { watermark, count, entries: entries.to_vec() })
+        Ok(Self { watermark, content, count, entries: entries.to_vec() })
+    }
+
+    /// The document if its entries are of this kind, and otherwise an empty one: a step that was of another kind before begins
+    /// anew.
+    ///
+    /// # Errors
+    ///
+    /// [`DocumentError`].
+    pub fn read_as(content: Content, bytes: &[u8]) -> Result<Self, DocumentError> {
+        let document = Self::read(bytes)?;
+        Ok(if document.content == content { document } else { Self::default().marked(content) })
+    }
+
+    /// The same with entries of this kind.
+    #[must_use]
+    pub fn marked(self, content: Content) -> Self {
+        Self { content, ..self }
+    }
+
+    /// The same small enough to be read. What ends first is forgotten first; of windows nothing is.
+    #[must_use]
+    pub fn fitted(self) -> Self {
+        let mut size = self.byte_len();
+        if self.content == Content::Windows || size <= MAX_BYTES {
+            return self;
+        }
+        let mut entries: Vec<Entry<'_>> = self.entries().collect();
+        // Ties in the order of the document, so that the same entries are kept every time.
+        entries.sort_by(|a, b| b.end.cmp(&a.end).then_with(|| a.order(b)));
+        while size > MAX_BYTES {
+            let Some(gone) = entries.pop() else { break };
+            size = size.saturating_sub(gone.byte_len());
+        }
+        Self::of(self.watermark, entries).marked(self.content)
     }
 
     /// The document as bytes. The same content gives the same bytes.
     #[must_use]
     pub fn write(&self) -> Vec<u8> {
-        let mut bytes = header(self.watermark, self.count, self.entries.len());
+        let mut bytes = header(self.watermark, self.content, self.count, self.entries.len());
         bytes.extend_from_slice(&self.entries);
         bytes
     }
@@ -221,12 +282,13 @@ impl Document {
     pub fn of<'a>(watermark: u64, entries: impl IntoIterator<Item = Entry<'a>>) -> Self {
         let mut sorted: Vec<Entry<'_>> = entries.into_iter().collect();
         sorted.sort_by(Entry::full_order);
-        let mut bytes = Vec::with_capacity(sorted.iter().map(Entry::size).sum());
+        let mut bytes = Vec::with_capacity(sorted.iter().map(Entry::byte_len).sum());
         for entry in &sorted {
             entry.write(&mut bytes);
         }
         // More than 32 bits of entries do not fit into memory on any target.
-        Self { watermark, count: sorted.len() as u32, entries: bytes }
+        let content = Content::Windows;
+        Self { watermark, content, count: sorted.len() as u32, entries: bytes }
     }
 }
 
@@ -239,20 +301,28 @@ pub fn repartition(
     of: impl Fn(Option<&[u8]>, &str) -> u16,
 ) -> Vec<Document> {
     let watermark = documents.iter().map(|document| document.watermark).min().unwrap_or_default();
+    // All are of one step. An empty one may be older than what it is.
+    let content = documents.iter().find(|document| !document.is_empty());
+    let content = content.map(|document| document.content).unwrap_or_default();
+    let documents = documents.iter().filter(|document| document.content == content);
     let mut parts: Vec<Vec<Entry<'_>>> = vec![Vec::new(); usize::from(count)];
-    for entry in documents.iter().flat_map(Document::entries) {
+    for entry in documents.flat_map(Document::entries) {
         let part = of(entry.group.key(), entry.group.topic()).min(count.saturating_sub(1));
         if let Some(part) = parts.get_mut(usize::from(part)) {
             part.push(entry);
         }
     }
-    parts.into_iter().map(|part| Document::of(watermark, part)).collect()
+    let document = |part| Document::of(watermark, part).marked(content).fitted();
+    parts.into_iter().map(document).collect()
 }
 
-/// The watermark and the entries of a document, checked, without a copy.
+/// The watermark and the windows of a document, checked, without a copy. None where the step was of another kind before.
 pub(crate) fn borrow(bytes: &[u8]) -> Result<(u64, Vec<Entry<'_>>), DocumentError> {
-    let (watermark, count, entries) = open(bytes)?;
+    let (watermark, content, count, entries) = open(bytes)?;
     check(entries, count)?;
+    if content != Content::Windows {
+        return Ok((0, Vec::new()));
+    }
     Ok((watermark, Entries { rest: entries, offset: HEADER, left: count }.collect()))
 }
 
@@ -262,7 +332,7 @@ pub(crate) fn write<'a>(
     size: usize,
     sorted: impl Iterator<Item = Entry<'a>>,
 ) -> Vec<u8> {
-    let mut bytes = header(watermark, 0, size);
+    let mut bytes = header(watermark, Content::Windows, 0, size);
     let mut count: u32 = 0;
     for entry in sorted {
         entry.write(&mut bytes);
@@ -274,19 +344,19 @@ pub(crate) fn write<'a>(
     bytes
 }
 
-fn header(watermark: u64, count: u32, more: usize) -> Vec<u8> {
+fn header(watermark: u64, content: Content, count: u32, more: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER.saturating_add(more));
     bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&[VERSION, 0, 0, 0]);
+    bytes.extend_from_slice(&[VERSION, content.byte(), 0, 0]);
     bytes.extend_from_slice(&watermark.to_le_bytes());
     bytes.extend_from_slice(&count.to_le_bytes());
     bytes
 }
 
-/// Watermark, number of entries, and their bytes, not yet checked.
-fn open(bytes: &[u8]) -> Result<(u64, u32, &[u8]), DocumentError> {
+/// Watermark, what the entries are, their number, and their bytes, not yet checked.
+fn open(bytes: &[u8]) -> Result<(u64, Content, u32, &[u8]), DocumentError> {
     if bytes.is_empty() {
-        return Ok((0, 0, &[]));
+        return Ok((0, Content::Windows, 0, &[]));
     }
     let Some((start, _)) = bytes.split_first_chunk::<5>() else {
         return Err(DocumentError::NotADocument);
@@ -304,14 +374,16 @@ fn open(bytes: &[u8]) -> Result<(u64, u32, &[u8]), DocumentError> {
     let Some((fixed, entries)) = bytes.split_first_chunk::<HEADER>() else {
         return Err(damaged(bytes.len(), "it ends within its header"));
     };
-    let [_, _, _, _, _, reserved @ .., _, _, _, _, _, _, _, _, _, _, _, _] = fixed;
-    if *reserved != [0; 3] {
-        return Err(damaged(5, "reserved bytes are not 0"));
+    let [_, _, _, _, _, content, reserved @ .., _, _, _, _, _, _, _, _, _, _, _, _] = fixed;
+    let content = Content::ALL.into_iter().find(|known| known.byte() == *content);
+    let content = content.ok_or_else(|| damaged(5, "nobody knows what the entries are"))?;
+    if *reserved != [0; 2] {
+        return Err(damaged(6, "reserved bytes are not 0"));
     }
     let watermark =
         fixed.get(8..).and_then(<[u8]>::first_chunk).map_or(0, |b| u64::from_le_bytes(*b));
     let count = fixed.last_chunk().map_or(0, |b| u32::from_le_bytes(*b));
-    Ok((watermark, count, entries))
+    Ok((watermark, content, count, entries))
 }
 
 fn check(bytes: &[u8], count: u32) -> Result<(), DocumentError> {

@@ -315,7 +315,7 @@ impl<'a> Work<'a> {
         let there = self.untouched().copied().chain(there);
         self.size = there
             .filter(|entry| self.stays(entry.end))
-            .fold(HEADER, |sum, entry| sum.saturating_add(entry.size()));
+            .fold(HEADER, |sum, entry| sum.saturating_add(entry.byte_len()));
         let mut slots = std::mem::take(&mut self.slots);
         let mut filled = Vec::new();
         for slot in &mut slots {
@@ -356,7 +356,7 @@ impl<'a> Work<'a> {
             let last = self.fold(slot, now, step)?;
             let (Some(last), true) = (last, slot.count >= messages) else { continue };
             if let Some(entry) = slot.entry() {
-                self.size = self.size.saturating_sub(entry.size());
+                self.size = self.size.saturating_sub(entry.byte_len());
             }
             if let Some(state) = slot.state.take() {
                 let (group, count) = (slot.group, std::mem::take(&mut slot.count));
@@ -408,7 +408,7 @@ impl<'a> Work<'a> {
         step: &mut dyn Step,
     ) -> Result<(), Failure> {
         let stays = self.stays(slot.end);
-        let old = slot.entry().filter(|_| stays).map_or(0, |entry| entry.size());
+        let old = slot.entry().filter(|_| stays).map_or(0, |entry| entry.byte_len());
         // What ends with this batch is in no document, and only bounded by itself.
         let others = if stays { self.size.saturating_sub(old) } else { HEADER };
         let fits = |state: usize| others.saturating_add(document::size(&slot.group, state));

@@ -26,7 +26,7 @@ pub use carry::{
     attach, commit, detach, own_headers, write_commit, Call, Commit, IDLE, NOW, STATE,
 };
 pub use document::{
-    repartition, Document, DocumentError, Entries, Entry, Group, MAX_BYTES, VERSION,
+    repartition, Content, Document, DocumentError, Entries, Entry, Group, MAX_BYTES, VERSION,
 };
 pub use engine::{ApplyError, Ended, Engine, Failure, Late, Step, FULL};
 pub use time::rfc3339;

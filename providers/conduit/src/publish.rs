@@ -190,6 +190,7 @@ impl Publisher {
             return self.keep(commit).await;
         }
         let batch = Packed::read(body);
+        batch.check().map_err(|reason| WriteError::Unreadable(format!("batch: {reason}")))?;
         if batch.messages() == 0 {
             return if batch.is_probe() { self.probe().await } else { Ok(()) };
         }

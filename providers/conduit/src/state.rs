@@ -123,6 +123,8 @@ pub enum StateError {
 #[derive(Debug, Clone, Default)]
 pub struct States {
     known: Arc<Mutex<HashMap<String, Loaded>>>,
+    /// How many partitions the state of each step has, as far as it is known.
+    arranged: Arc<Mutex<HashMap<String, u16>>>,
 }
 
 /// The states of the steps of one pipeline.
@@ -173,8 +175,17 @@ impl Bucket {
     ) -> Result<(), StateError> {
         let foreign = || StateError::Foreign(millrace_kit::answer::bounded(ticket));
         let read: Ticket = ticket.parse().map_err(|()| foreign())?;
-        if read.step != stage || document.len() > MAX_BYTES {
+        let Partition { count, number } = read.partition;
+        if read.step != stage || document.len() > MAX_BYTES || number >= count {
             return Err(foreign());
+        }
+        // A stage that packs its batches itself can say what it likes: only one with a state has partitions of it.
+        if self.arranged(stage) != Some(count) {
+            let (_, there) = self.read_count(&layout(stage)).await?;
+            if there != Some(count) {
+                return Err(foreign());
+            }
+            self.states.arranged.lock().insert(self.place(stage), count);
         }
         let key = key(&read.step, read.partition);
         let before = match self.known(&key).filter(|known| known.revision == read.revision) {
@@ -210,7 +221,7 @@ impl Bucket {
     /// another number they are put together anew. To be called before anything
     /// is handed on; what was cut off is begun again.
     pub(crate) async fn arrange(&self, step: &str, count: u16) -> Result<(), StateError> {
-        let layout = format!("{step}.partitions");
+        let layout = layout(step);
         let (revision, before) = self.read_count(&layout).await?;
         if before != Some(count) {
             if let Some(before) = before {
@@ -223,6 +234,7 @@ impl Bucket {
         for number in 0..count {
             self.forget(step, Partition { count, number });
         }
+        self.states.arranged.lock().insert(self.place(step), count);
         Ok(())
     }
 
@@ -337,6 +349,10 @@ impl Bucket {
         }
     }
 
+    fn arranged(&self, step: &str) -> Option<u16> {
+        self.states.arranged.lock().get(&self.place(step)).copied()
+    }
+
     fn known(&self, key: &str) -> Option<Loaded> {
         self.states.known.lock().get(&self.place(key)).cloned()
     }
@@ -370,6 +386,11 @@ impl Bucket {
             reason: reason.to_string(),
         }
     }
+}
+
+/// Key of the number of partitions of a step's state.
+fn layout(step: &str) -> String {
+    format!("{step}.partitions")
 }
 
 fn key(step: &str, of: Partition) -> String {

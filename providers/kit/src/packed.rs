@@ -11,6 +11,14 @@ pub const ATTEMPT: &str = "attempt";
 /// Batch header: W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
 
+/// Largest body that is carried over NATS, in bytes: 1 MiB, which a server takes unless it is told otherwise, less room for
+/// headers. A harness stays below.
+const BODY_MAX: usize = (1 << 20) - (16 << 10);
+
+/// Longest batch header that becomes a header of NATS, in bytes. An id grows a little with each batch that it is joined from or cut
+/// of.
+const HEADER_MAX: usize = 4 << 10;
+
 /// A batch, or a raw body that is to be treated as one message.
 #[derive(Debug, Clone)]
 pub struct Packed {
@@ -43,6 +51,34 @@ impl Packed {
         // Absent means the first attempt; a number we did not write is replaced.
         let attempt = batch.header(ATTEMPT).map_or(1, |text| text.parse().unwrap_or(0));
         Self { messages, id, traceparent, attempt, readable: true, body }
+    }
+
+    /// Whether the batch can be carried over NATS: its `id` and its trace become headers there, where a line break would begin
+    /// another, and the body has its bound. What a harness packed always can; a component that is a stage itself packs what it likes.
+    ///
+    /// # Errors
+    ///
+    /// Why not, for people.
+    pub fn check(&self) -> Result<(), String> {
+        if self.body.len() > BODY_MAX {
+            return Err(format!(
+                "the body has {} bytes, at most {BODY_MAX} can be carried",
+                self.body.len()
+            ));
+        }
+        for (name, value) in [("id", &self.id), ("traceparent", &self.traceparent)] {
+            let Some(value) = value else { continue };
+            if value.len() > HEADER_MAX {
+                return Err(format!(
+                    "the batch header `{name}` has {} bytes, at most {HEADER_MAX} are allowed",
+                    value.len()
+                ));
+            }
+            if value.chars().any(char::is_control) {
+                return Err(format!("the batch header `{name}` has a control character"));
+            }
+        }
+        Ok(())
     }
 
     /// Number of messages.

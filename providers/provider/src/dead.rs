@@ -51,7 +51,9 @@ impl JetStreamDead {
     }
 
     async fn keep(&self, letters: Bytes) -> Result<(), WriteError> {
-        let letters = with_time(&Packed::read(letters)).map_err(|e| self.refused(&e))?;
+        let letters = Packed::read(letters);
+        letters.check().map_err(|reason| WriteError::Unreadable(format!("batch: {reason}")))?;
+        let letters = with_time(&letters).map_err(|e| self.refused(&e))?;
         // Made before the first publish, because one into nothing may only show as silence.
         self.made.get_or_try_init(|| self.make_stream()).await?;
         match self.publish(&letters).await {

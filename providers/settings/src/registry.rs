@@ -110,6 +110,15 @@ pub const ROLLOUT: Kind = Kind::of::<crate::Rollout>();
 /// The settings of windows.
 pub const WINDOW: Kind = Kind::of::<crate::window::Window>();
 
+/// The settings of a `de-duplicate`.
+pub const DE_DUPLICATE: Kind = Kind::of::<crate::operators::DeDuplicate>();
+
+/// The settings of a `throttle`.
+pub const THROTTLE: Kind = Kind::of::<crate::operators::Throttle>();
+
+/// The settings of a `concatenate`: none.
+pub const CONCATENATE: Kind = Kind::of::<crate::operators::Concatenate>();
+
 /// The connector of this name.
 #[must_use]
 pub fn connector(name: &str) -> Option<&'static Connector> {

@@ -2,6 +2,7 @@
 //! out as it is when a window ends.
 //!
 //! - the payloads `invalid`, `internal` and `retry` are that error, `trap` traps
+//! - `clock` adds what the clock says to the state, so that the same call does not give the same
 //! - `end-internal` and `end-retry` are an error of the window that they are in, at its end
 //! - `end-long-topic` makes two messages of its window, of which the second cannot be sent on
 //! - `end-timed` has the result bear the time 42, a header and an arm of its own
@@ -33,6 +34,10 @@ impl Guest for Breaks {
                 "internal" => return Err(Error::Internal(format!("told so by: {text}"))),
                 "retry" => return Err(Error::Retry(format!("told so by: {text}"))),
                 "trap" => std::process::abort(),
+                "clock" => {
+                    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                    state.extend_from_slice(format!("{now:?}").as_bytes());
+                }
                 _ => {}
             }
             state.extend_from_slice(&message.payload);

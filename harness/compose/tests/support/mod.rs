@@ -32,7 +32,7 @@ pub fn step(name: &str, kind: Kind, component_name: &str) -> StepSpec {
     StepSpec {
         name: name.into(),
         kind,
-        component: component(component_name),
+        component: Some(component(component_name)),
         grants: [].into(),
         memory_max: None,
     }

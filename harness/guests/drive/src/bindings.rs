@@ -22,6 +22,8 @@ macro_rules! drive {
 drive!("millrace:stage/drive-accumulate");
 #[cfg(feature = "branch")]
 drive!("millrace:stage/drive-branch");
+#[cfg(feature = "keyed")]
+drive!("millrace:stage/drive-keyed");
 #[cfg(feature = "delay")]
 drive!("millrace:stage/drive-delay");
 #[cfg(feature = "filter")]

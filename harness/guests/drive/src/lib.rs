@@ -5,7 +5,8 @@
 //!
 //! 1. [`Drive::process`]: one batch, and where its outcome goes
 //! 2. `settings`: what the pipeline says about this step
-//! 3. `run`: one message after the other; what a failure of one means for the batch. `fold`: the same for a step with state
+//! 3. `run`: one message after the other; what a failure of one means for the batch. `fold`: the same for a step with state.
+//!    `keyed`: a step with state that has no customer
 //! 4. `kind`: the customer's call, one module for each kind of step
 //! 5. `letters`: rejected messages
 //!
@@ -16,6 +17,9 @@
 mod bindings;
 #[cfg(feature = "accumulate")]
 mod fold;
+#[cfg(feature = "keyed")]
+mod keyed;
+#[cfg(not(feature = "keyed"))]
 mod kind;
 mod letters;
 mod run;
@@ -50,10 +54,12 @@ impl Guest for Drive {
             Some(bytes) => Batch::open(bytes).map_err(|error| format!("batch: {error}"))?,
             None => batch,
         };
-        #[cfg(not(feature = "accumulate"))]
+        #[cfg(not(feature = "state"))]
         let (mut output, letters) = run::run(&batch, &settings)?;
         #[cfg(feature = "accumulate")]
         let (mut output, letters) = fold::run(&batch, &settings, entered.is_some())?;
+        #[cfg(feature = "keyed")]
+        let (mut output, letters) = keyed::run(&batch, &settings)?;
         hand_over(letters, &settings)?;
         let (length, words) = words::pack(&mut output);
         flow::process(next, length, &words)

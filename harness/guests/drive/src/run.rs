@@ -1,20 +1,22 @@
 //! One message after the other. The rules are those of docs/architecture.md: a rejected message costs only itself, a
 //! `retry` or a failed `init` costs the call.
 
+#[cfg(not(feature = "keyed"))]
 use crate::bindings::millrace::step::types::Error;
+#[cfg(not(feature = "keyed"))]
 use crate::kind;
-#[cfg(not(feature = "accumulate"))]
+#[cfg(not(feature = "state"))]
 use crate::letters::Letters;
 use crate::settings::Settings;
 use millrace_batch::{Batch, BatchWriter, Fields, Message, WriteError};
-#[cfg(feature = "accumulate")]
+#[cfg(feature = "state")]
 pub use millrace_window::{own_headers as headers, Failure};
 
 /// Room that the outlet may need for a longer id.
 const ID_ROOM: usize = 256;
 
 /// What a failed message means.
-#[cfg(not(feature = "accumulate"))]
+#[cfg(not(feature = "state"))]
 pub enum Failure {
     /// This message is rejected, with kind and text.
     Reject { kind: &'static str, text: String },
@@ -22,6 +24,7 @@ pub enum Failure {
     Fail(String),
 }
 
+#[cfg(not(feature = "keyed"))]
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
@@ -33,13 +36,13 @@ impl From<Error> for Failure {
 }
 
 /// The batch headers that go on: all, but in a step with state those about the state.
-#[cfg(not(feature = "accumulate"))]
+#[cfg(not(feature = "state"))]
 pub fn headers<'a>(batch: &Batch<'a>) -> millrace_batch::Headers<'a> {
     batch.headers()
 }
 
 /// Runs the step over the batch: the output, and the rejected messages.
-#[cfg(not(feature = "accumulate"))]
+#[cfg(not(feature = "state"))]
 pub fn run<'a>(
     batch: &Batch<'a>,
     settings: &'a Settings,
@@ -63,6 +66,7 @@ pub fn run<'a>(
 }
 
 /// Tells the step its configuration.
+#[cfg(not(feature = "keyed"))]
 pub fn init(settings: &Settings) -> Result<(), String> {
     kind::init(&settings.configuration()).map_err(|error| {
         let (Error::InvalidArgument(text) | Error::Internal(text) | Error::Retry(text)) = error;

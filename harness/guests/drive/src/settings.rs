@@ -63,7 +63,19 @@ impl Settings {
         Ok(millrace_window::Window { lateness, ..window })
     }
 
+    /// A setting of a step that needs no customer.
+    #[cfg(feature = "keyed")]
+    pub fn value<T: std::str::FromStr>(&self, name: &str) -> Result<T, String>
+    where
+        T::Err: std::fmt::Display,
+    {
+        let text = self.need(name)?;
+        text.parse()
+            .map_err(|error| format!("config: `{}{name}` is `{text}`: {error}", self.prefix))
+    }
+
     /// The step's own values, in a fixed order, because the host's order changes from call to call.
+    #[cfg(not(feature = "keyed"))]
     pub fn configuration(&self) -> Vec<(&str, &str)> {
         let own = self.values.iter();
         let own = own.filter_map(|(key, value)| {

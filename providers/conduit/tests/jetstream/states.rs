@@ -370,6 +370,10 @@ async fn windows_end_by_the_clock_when_nothing_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_that_write_a_state_one_gets_through() {
     let server = NatsServer::start().unwrap();
+    let js = jetstream::new(client(&server).await);
+    let bucket =
+        kv::Config { bucket: "MILLRACE_plant_line_state".to_owned(), ..kv::Config::default() };
+    let there = js.create_key_value(bucket).await.unwrap();
     let states = States::default();
     let (one, other) =
         (way_out(&server, &states).await, way_out(&server, &States::default()).await);
@@ -379,7 +383,16 @@ async fn of_two_that_write_a_state_one_gets_through() {
         Document::of(0, [entry]).write()
     };
     let commit = |ticket: &str, count| Bytes::from(write_commit(ticket, &document(count)).unwrap());
-    one.write(commit("second 1.0 0 1.0@5:1:1", 1)).await.unwrap();
+    // Of a stage without a state none is taken, nor one of a partition that there is not.
+    let first = "second 1.0 0 1.0@5:1:1";
+    let refused = one.write(commit(first, 1)).await.unwrap_err().to_string();
+    assert!(refused.contains("not its own"), "{refused}");
+    there.put("second.partitions", "1".into()).await.unwrap();
+    for wrong in ["second 2.0 0", "second 1.1 0", "second 4000.3999 0"] {
+        let refused = one.write(commit(wrong, 1)).await.unwrap_err().to_string();
+        assert!(refused.contains("not its own"), "{refused}");
+    }
+    one.write(commit(first, 1)).await.unwrap();
     let refused = other.write(commit("second 1.0 0 1.0@5:1:2", 2)).await.unwrap_err().to_string();
     assert!(refused.contains("has changed"), "{refused}");
     let revision = store(&server).await.entry("second.1.0").await.unwrap().unwrap().revision;
