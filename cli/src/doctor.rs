@@ -37,6 +37,7 @@ pub(crate) async fn run(ui: Ui) -> anyhow::Result<ExitCode> {
         wasm_targets(),
         python_step(),
         javascript_step(),
+        editor(),
         patches(),
         mosquitto(),
         pymodbus(),
@@ -220,6 +221,23 @@ fn javascript_step() -> Check {
         Ok(format!("{} (Node.js {node})", tool.display()))
     });
     check("javascript-step", "build", found, "scripts/setup javascript-step")
+}
+
+/// The language server that the schema is held against.
+fn editor() -> Check {
+    let package = find::tools()
+        .with_file_name("editor")
+        .join("node_modules/yaml-language-server/package.json");
+    let version = |text: String| {
+        let package: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        format!(
+            "yaml-language-server {}",
+            package.get("version").and_then(|version| version.as_str()).unwrap_or("of no version")
+        )
+    };
+    let found = std::fs::read_to_string(&package).map(version);
+    let found = found.map_err(|error| format!("{}: {error}", package.display()));
+    check("editor", "test", found, "scripts/setup editor")
 }
 
 fn patches() -> Check {

@@ -5,6 +5,7 @@ mod completion;
 mod dead;
 mod demo;
 mod doctor;
+mod kv;
 mod lattice;
 mod metrics;
 mod pipeline;
@@ -65,6 +66,9 @@ enum Command {
     /// Dead letters: look at them, replay them into a mended step, delete them.
     #[command(subcommand)]
     Dead(dead::Command),
+    /// Values by key that steps read and write, in buckets of a lattice.
+    #[command(subcommand)]
+    Kv(kv::Command),
     /// What the links of all pipelines of a lattice count, for Prometheus.
     Metrics(metrics::Args),
     /// Measure speed and size on this machine.
@@ -92,6 +96,11 @@ struct DefinitionErrors;
 #[derive(Debug, thiserror::Error)]
 #[error("tests have failed")]
 struct TestsFailed;
+
+/// Connections of a definition do not answer; they have been shown.
+#[derive(Debug, thiserror::Error)]
+#[error("not everything answers")]
+struct NotAnswered;
 
 /// A new version was rolled back.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +133,7 @@ fn main() -> ExitCode {
     match run(ui, cli.command) {
         Ok(code) => code,
         Err(e) if e.is::<DefinitionErrors>() => ExitCode::from(DEFINITION),
-        Err(e) if e.is::<TestsFailed>() => ExitCode::from(FAILED),
+        Err(e) if e.is::<TestsFailed>() || e.is::<NotAnswered>() => ExitCode::from(FAILED),
         Err(e) => {
             ui.error(format!("{e:#}"));
             ExitCode::from(if e.is::<RolledBack>() {
@@ -148,6 +157,7 @@ fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Step(command) => step::run(ui, command),
         Command::Provider(command) => runtime.block_on(provider::run(ui, command)).map(done),
         Command::Dead(command) => runtime.block_on(dead::run(ui, command)),
+        Command::Kv(command) => runtime.block_on(kv::run(ui, command)).map(done),
         Command::Metrics(args) => runtime.block_on(metrics::run(ui, args)).map(done),
         Command::Bench(args) => millrace_bench::run(&args, ui.json).map(done),
         Command::Chaos(args) => runtime.block_on(chaos::run(ui, args)),

@@ -7,11 +7,14 @@
     missing_docs
 )]
 
+mod support;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Output;
 
 use serde_json::Value;
+use support::{example, said};
 
 const DEFINITION: &str = r#"
 millrace: v1alpha1
@@ -46,17 +49,7 @@ tests:
 "#;
 
 fn millrace(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_millrace"))
-        .arg("pipeline")
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap()
-}
-
-fn said(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    text(&output.stdout) + &text(&output.stderr)
+    support::millrace(folder, &[&["pipeline"], arguments].concat())
 }
 
 /// What a command says that has to fail with this code.
@@ -71,13 +64,6 @@ fn done(folder: &Path, arguments: &[&str]) -> String {
     let output = millrace(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", said(&output));
     said(&output)
-}
-
-fn example(name: &str) -> PathBuf {
-    let components = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/components");
-    let file = components.join(name).with_extension("wasm");
-    assert!(file.is_file(), "{}: run `make guests`", file.display());
-    file
 }
 
 /// A folder with the definition and its components.
@@ -261,11 +247,72 @@ fn a_version_that_is_wanted_and_not_there_is_said() {
     assert!(said.contains("above-limit.wasm is version 2.0.0, and ^1.2 is wanted"), "{said}");
     become_version(at, "above-limit", "1.3.0");
     done(at, &["build", "pipeline.yaml"]);
-    let inspect = Command::new(env!("CARGO_BIN_EXE_millrace"))
-        .args(["step", "inspect", "--json", "above-limit.wasm"])
-        .current_dir(at)
-        .output()
-        .unwrap();
+    let inspect = support::millrace(at, &["step", "inspect", "--json", "above-limit.wasm"]);
     let inspect: Value = serde_json::from_slice(&inspect.stdout).unwrap();
     assert_eq!(inspect["version"], "1.3.0");
+}
+
+/// A called file is planned, tested, built and locked with what calls it.
+#[test]
+fn a_sub_pipeline_is_part_of_what_calls_it() {
+    let folder = folder();
+    let at = folder.path();
+    fs::create_dir(at.join("parts")).unwrap();
+    fs::rename(at.join("above-limit.wasm"), at.join("parts/above-limit.wasm")).unwrap();
+    let part = |limit: &str| {
+        let text = format!(
+            r#"
+millrace: v1alpha1
+pipeline: part
+version: 0.1.0
+parameters: {{ limit: {limit} }}
+sources: [raw]
+steps:
+  check:
+    filter: above-limit
+    from: raw
+    config: {{ limit: "${{limit}}" }}
+sinks:
+  out: {{ from: check }}
+binding:
+  components:
+    above-limit: {{ file: above-limit.wasm }}
+"#
+        );
+        fs::write(at.join("parts/part.yaml"), text).unwrap();
+    };
+    part("20");
+    let calling = DEFINITION
+        .replace("    filter: above-limit\n", "    pipeline: part\n")
+        .replace("    config:\n      limit", "    parameters:\n      limit")
+        .replace("above-limit: { file: above-limit.wasm }", "X")
+        .replace("    X\n", "  pipelines:\n    part: { file: ./parts/part.yaml }\n");
+    fs::write(at.join("pipeline.yaml"), &calling).unwrap();
+
+    let plan = done(at, &["plan", "pipeline.yaml"]);
+    assert!(plan.contains("too-hot-check"), "{plan}");
+    done(at, &["test", "pipeline.yaml"]);
+    refused(at, &["test", "pipeline.yaml", "--param", "limit=120"], 1);
+    // By itself it has nothing to read from.
+    refused(at, &["lint", "parts/part.yaml"], 3);
+
+    let text = done(at, &["lock", "pipeline.yaml"]);
+    for listed in ["too-hot/above-limit", "./parts/part.yaml"] {
+        assert!(text.contains(listed), "{text}");
+    }
+    digests(&millrace(at, &["build", "pipeline.yaml", "--locked", "--json"]));
+    part("30");
+    let said = refused(at, &["build", "pipeline.yaml"], 1);
+    assert!(
+        said.contains("the sub-pipeline of `too-hot` (./parts/part.yaml) is sha256:"),
+        "{said}"
+    );
+
+    fs::write(at.join("parts/part.yaml"), "millrace: v1alpha1\nsources: [raw]\n").unwrap();
+    let said = refused(at, &["lint", "pipeline.yaml"], 3);
+    for part in
+        ["the sub-pipeline `parts/part.yaml` has", "--> parts/part.yaml:1:1", "`sinks` is missing"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }

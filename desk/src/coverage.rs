@@ -4,7 +4,6 @@
 use millrace_pipeline::{Case, Kind};
 use serde::Serialize;
 
-use crate::host::Setting;
 use crate::runtime::{BuildError, Count, Runtime};
 use crate::test::{given, play};
 
@@ -70,9 +69,7 @@ pub fn coverage(runtime: &Runtime, cases: &[&Case]) -> Result<Coverage, BuildErr
     let mut counts: std::collections::BTreeMap<String, Count> = Default::default();
     for case in cases {
         let Ok(inputs) = given(case) else { continue };
-        let setting =
-            Setting { time: case.test.time.unwrap_or(crate::test::TIME), ..Setting::default() };
-        let mut session = apart.session(&setting);
+        let mut session = apart.session(&crate::test::setting(case));
         session.count();
         // What cannot be run has been said by the test itself.
         let _ = play(&mut session, case, &inputs);

@@ -1,9 +1,10 @@
 //! What a stage may import, implemented in this process. A stage that wants anything else is not instantiated: what a step
 //! is not granted was taken away from it when its stage was composed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use millrace_grants::{Failure, FailureKind, Grant, Reply, Request, Use};
 use millrace_pipeline::Time;
 use serde::Serialize;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
@@ -25,11 +26,26 @@ pub struct Setting {
     pub time: Time,
     /// Where random numbers begin.
     pub seed: u64,
+    /// What the key-value buckets have, by bucket and key.
+    pub kv: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// What servers answer, by method and URL, as `get http://api.example.com/limits`.
+    pub http: BTreeMap<String, Response>,
+}
+
+/// What a server answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// Header fields.
+    pub headers: Vec<(String, String)>,
+    /// The content.
+    pub body: Vec<u8>,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { time: Time::DEFAULT, seed: 1 }
+        Self { time: Time::DEFAULT, seed: 1, kv: BTreeMap::new(), http: BTreeMap::new() }
     }
 }
 
@@ -120,11 +136,19 @@ pub(crate) struct Surroundings {
     time: u64,
     monotonic: u64,
     random: u64,
+    kv: BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>,
+    http: Arc<BTreeMap<String, Response>>,
 }
 
 impl From<&Setting> for Surroundings {
     fn from(setting: &Setting) -> Self {
-        Self { time: setting.time.nanoseconds(), monotonic: 0, random: setting.seed }
+        Self {
+            time: setting.time.nanoseconds(),
+            monotonic: 0,
+            random: setting.seed,
+            kv: setting.kv.clone(),
+            http: Arc::new(setting.http.clone()),
+        }
     }
 }
 
@@ -142,6 +166,35 @@ impl Surroundings {
         mixed ^ (mixed >> 31)
     }
 
+    /// What lies outside: the buckets and servers of the setting.
+    fn use_it(&mut self, what: Use) -> std::result::Result<Reply, Failure> {
+        Ok(match what {
+            Use::Get { bucket, keys } => {
+                let values = self.kv.get(&bucket);
+                let value = |key: &Vec<u8>| values.and_then(|values| values.get(key)).cloned();
+                Reply::Values(keys.iter().map(value).collect())
+            }
+            Use::Set { bucket, key, value } => {
+                self.kv.entry(bucket).or_default().insert(key, value);
+                Reply::Done
+            }
+            Use::Delete { bucket, key } => {
+                self.kv.entry(bucket).or_default().remove(&key);
+                Reply::Done
+            }
+            Use::Http { method, url, .. } => {
+                let name = format!("{method} {url}");
+                let Some(Response { status, headers, body }) = self.http.get(&name) else {
+                    let text = format!(
+                        "nobody answers `{name}` at the desk; `http` of a test says what a server answers"
+                    );
+                    return Err(Failure { kind: FailureKind::Retry, text });
+                };
+                Reply::Http { status: *status, headers: headers.clone(), body: body.clone() }
+            }
+        })
+    }
+
     /// A microsecond later at each look, so that nobody waits for ever for time to pass.
     fn monotonic(&mut self) -> u64 {
         self.monotonic = self.monotonic.saturating_add(1_000);
@@ -153,10 +206,23 @@ impl Surroundings {
 pub(crate) struct World {
     pub(crate) stage: Arc<str>,
     pub(crate) config: Arc<BTreeMap<String, String>>,
+    pub(crate) grants: Arc<Grants>,
     pub(crate) surroundings: Surroundings,
     /// Subject and body.
     pub(crate) published: Vec<(String, Vec<u8>)>,
     pub(crate) log: Vec<LogLine>,
+}
+
+/// The grants of each step of a stage.
+pub(crate) type Grants = BTreeMap<String, BTreeSet<Grant>>;
+
+impl World {
+    /// Answers a request as the conduit does.
+    fn answer(&mut self, request: &[u8]) -> std::result::Result<Vec<u8>, Failure> {
+        let request = Request::decode(request)?;
+        request.check(self.grants.get(&request.step).into_iter().flatten())?;
+        self.surroundings.use_it(request.what)?.encode()
+    }
 }
 
 type Store<'a> = StoreContextMut<'a, World>;
@@ -178,8 +244,10 @@ fn messaging(linker: &mut Linker<World>) -> Result<()> {
         store.data_mut().published.push((message.subject, message.body));
         Ok((Ok::<(), String>(()),))
     })?;
-    consumer.func_wrap("request", |_: Store<'_>, _: (String, Vec<u8>, u32)| {
-        Ok((Err::<BrokerMessage, String>("nobody answers at the desk".to_owned()),))
+    type Asked = (String, Vec<u8>, u32);
+    consumer.func_wrap("request", |mut store: Store<'_>, (subject, body, _): Asked| {
+        let answer = store.data_mut().answer(&body).map_err(|failure| failure.to_string());
+        Ok((answer.map(|body| BrokerMessage { subject, body, reply_to: None }),))
     })
 }
 

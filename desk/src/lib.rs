@@ -45,7 +45,7 @@ pub use artifact::{ArtifactError, compose, spec};
 pub use compare::{Difference, Mismatch};
 pub use coverage::{Coverage, StepCoverage, coverage};
 pub use engine::{Cache, Engine, EngineError, Options};
-pub use host::{Level, LogLine, Setting};
+pub use host::{Level, LogLine, Response, Setting};
 pub use junit::{Suite, junit};
 pub use message::{Message, shown, shown_bytes, shown_text};
 pub use runtime::{BuildError, Folded, Letter, Run, RunError, Runtime, Session};

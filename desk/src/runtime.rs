@@ -93,7 +93,7 @@ impl Runtime {
         let stage = |stage: &millrace_pipeline::Stage| -> Result<Stage, BuildError> {
             let artifact = compose(&plan, stage)?;
             let config = stage.config(&plan.pipeline);
-            Ok(Stage::load(engine, &stage.name, &artifact.bytes, config)?)
+            Ok(Stage::load(engine, &stage.name, &artifact.bytes, config, stage.outside())?)
         };
         let stages = plan.stages.iter().map(stage).collect::<Result<_, _>>()?;
         Ok(Self { engine: engine.clone(), plan, stages, apart: OnceLock::new() })
@@ -148,15 +148,7 @@ impl Runtime {
         let planned = self.plan.sources.iter().find(|planned| planned.name == source);
         let stage = planned.and_then(|p| self.stages.get(self.stage(&p.stage)?));
         let stage = stage.ok_or_else(|| RunError::NoSource(source.to_owned()))?;
-        let too_large =
-            |number, error| RunError::TooLarge { source_name: source.to_owned(), number, error };
-        let mut writer = BatchWriter::new([(ID, source), ("attempt", "1")])
-            .map_err(|error| too_large(1, error))?;
-        for (index, message) in messages.into_iter().enumerate() {
-            message.push(&mut writer).map_err(|error| too_large(index + 1, error))?;
-        }
-        let body = writer.finish();
-        Ok(stage.call(&body, &mut setting.into()))
+        Ok(stage.call(&packed(source, messages)?, &mut setting.into()))
     }
 
     /// One call of a stage with state, with these messages as one batch and the state document of the call before (empty at
@@ -176,27 +168,16 @@ impl Runtime {
     ) -> Result<Folded, RunError> {
         let called = self.stage(stage).and_then(|number| self.stages.get(number));
         let called = called.ok_or_else(|| RunError::NoSource(stage.to_owned()))?;
-        let too_large =
-            |number, error| RunError::TooLarge { source_name: stage.to_owned(), number, error };
-        let mut writer = BatchWriter::new([(ID, stage), ("attempt", "1")])
-            .map_err(|error| too_large(1, error))?;
-        let mut number = 0;
-        for message in given {
-            number += 1;
-            message.push(&mut writer).map_err(|error| too_large(number, error))?;
-        }
-        let body = writer.finish();
+        let body = packed(stage, given)?;
         let answer = |text| RunError::Answer { stage: stage.to_owned(), text };
         let batch = Batch::open(&body).map_err(|error| answer(error.to_string()))?;
-        let body =
-            attach(&batch, document, stage, now, idle).map_err(|error| too_large(number, error))?;
+        let number = batch.len();
+        let body = attach(&batch, document, stage, now, idle)
+            .map_err(|error| RunError::TooLarge { source_name: stage.to_owned(), number, error })?;
         let Outcome { answer, published, log } = called.call(&body, &mut setting.into());
-        if let Answer::Refused(text) = &answer
-            && let Some(text) = text.strip_prefix("config: ")
-        {
+        if let Some(text) = answer.about_configuration() {
             return Err(RunError::Config { stage: stage.to_owned(), text: text.to_owned() });
         }
-        let out = format!("{}.out.{stage}", self.plan.pipeline);
         let mut folded = Folded {
             answer,
             outputs: Vec::new(),
@@ -208,24 +189,59 @@ impl Runtime {
             return Ok(folded);
         }
         for (subject, body) in published {
-            if subject == out {
+            match self.sort(stage, &subject, body) {
                 // Which arm a message takes is said to the edge behind, and no further.
-                folded.outputs.extend(messages(&body).into_iter().map(|mut message| {
-                    message.headers.retain(|(name, _)| name != ARM);
-                    message
-                }));
-            } else if let Some(commit) = Batch::open(&body).ok().as_ref().and_then(commit) {
-                folded.document = commit.document.to_vec();
-            } else {
-                folded.letters.extend(letters(stage, &body));
+                Published::Output(body) => {
+                    folded.outputs.extend(messages(&body).into_iter().map(|mut message| {
+                        message.headers.retain(|(name, _)| name != ARM);
+                        message
+                    }));
+                }
+                Published::State(document) => folded.document = document,
+                Published::Letters(letters) => folded.letters.extend(letters),
             }
         }
         Ok(folded)
     }
 
+    /// What a stage has published.
+    fn sort(&self, stage: &str, subject: &str, body: Vec<u8>) -> Published {
+        if subject == format!("{}.out.{stage}", self.plan.pipeline) {
+            return Published::Output(body);
+        }
+        match Batch::open(&body).ok().as_ref().and_then(commit) {
+            Some(commit) => Published::State(commit.document.to_vec()),
+            None => Published::Letters(letters(stage, &body)),
+        }
+    }
+
     fn stage(&self, name: &str) -> Option<usize> {
         self.plan.stages.iter().position(|stage| stage.name == name)
     }
+}
+
+/// Something that a stage has published.
+enum Published {
+    /// A batch that goes on.
+    Output(Vec<u8>),
+    /// Its new state document.
+    State(Vec<u8>),
+    Letters(Vec<Letter>),
+}
+
+/// Messages as one batch, of this id.
+fn packed<'m>(
+    id: &str,
+    messages: impl IntoIterator<Item = &'m Message>,
+) -> Result<Vec<u8>, RunError> {
+    let too_large =
+        |number, error| RunError::TooLarge { source_name: id.to_owned(), number, error };
+    let mut writer =
+        BatchWriter::new([(ID, id), ("attempt", "1")]).map_err(|error| too_large(1, error))?;
+    for (index, message) in messages.into_iter().enumerate() {
+        message.push(&mut writer).map_err(|error| too_large(index + 1, error))?;
+    }
+    Ok(writer.finish())
 }
 
 /// What came of one call of a stage with state.
@@ -467,13 +483,10 @@ impl Session<'_> {
         let messages: Vec<Record<'_>> = batch.messages().collect();
         let mut parts: Vec<Vec<&Record<'_>>> = Vec::new();
         for message in &messages {
+            let first = begins(message);
             match parts.last_mut() {
-                Some(part) if !begins(message) => part.push(message),
-                None => {
-                    begins(message);
-                    parts.push(vec![message]);
-                }
-                Some(_) => parts.push(vec![message]),
+                Some(part) if !first => part.push(message),
+                _ => parts.push(vec![message]),
             }
         }
         for (number, part) in parts.into_iter().enumerate() {
@@ -590,18 +603,18 @@ impl Session<'_> {
         received: usize,
         published: Vec<(String, Vec<u8>)>,
     ) {
-        let out = format!("{}.out.{}", self.runtime.plan.pipeline, stage.name);
         let (mut made, mut rejected) = (0, 0);
         for (subject, body) in published {
-            if subject == out {
-                made += Batch::open(&body).map_or(0, |batch| batch.len());
-                self.hand_on(stage, body);
-            } else if let Some(commit) = Batch::open(&body).ok().as_ref().and_then(commit) {
-                self.states.insert(number, commit.document.to_vec());
-            } else {
-                let letters = letters(&stage.name, &body);
-                rejected += letters.len();
-                self.run.letters.extend(letters);
+            match self.runtime.sort(&stage.name, &subject, body) {
+                Published::Output(body) => {
+                    made += Batch::open(&body).map_or(0, |batch| batch.len());
+                    self.hand_on(stage, body);
+                }
+                Published::State(document) => drop(self.states.insert(number, document)),
+                Published::Letters(letters) => {
+                    rejected += letters.len();
+                    self.run.letters.extend(letters);
+                }
             }
         }
         if self.counting {

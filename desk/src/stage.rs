@@ -8,7 +8,7 @@ use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 use wasmtime::{Store, Trap};
 
 use crate::engine::Engine;
-use crate::host::{self, BrokerMessage, LogLine, Surroundings, World};
+use crate::host::{self, BrokerMessage, Grants, LogLine, Surroundings, World};
 
 const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
 const HANDLE: &str = "handle-message";
@@ -28,6 +28,7 @@ pub struct Stage {
     instance: InstancePre<World>,
     handle: ComponentExportIndex,
     config: Arc<BTreeMap<String, String>>,
+    grants: Arc<Grants>,
 }
 
 impl std::fmt::Debug for Stage {
@@ -49,6 +50,17 @@ pub enum Answer {
     Timeout(Duration),
 }
 
+impl Answer {
+    /// What is wrong with the configuration, of a stage that did not take it.
+    #[must_use]
+    pub fn about_configuration(&self) -> Option<&str> {
+        match self {
+            Self::Refused(text) => text.strip_prefix("config: "),
+            _ => None,
+        }
+    }
+}
+
 /// How a call ended, and what it did.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -61,7 +73,7 @@ pub struct Outcome {
 }
 
 impl Stage {
-    /// Compiles an artifact, or takes it from the cache of compiled ones.
+    /// Compiles an artifact, or takes it from the cache of compiled ones. `grants` are those of each step.
     ///
     /// # Errors
     ///
@@ -71,6 +83,7 @@ impl Stage {
         name: &str,
         artifact: &[u8],
         config: BTreeMap<String, String>,
+        grants: Grants,
     ) -> Result<Self, StageError> {
         let fail = |cause: String| StageError { stage: name.to_owned(), cause };
         let failed = |error: wasmtime::Error| fail(format!("{error:#}"));
@@ -82,7 +95,8 @@ impl Stage {
         let linker = host::linker(&engine.engine).map_err(failed)?;
         let instance = linker.instantiate_pre(&component).map_err(failed)?;
         let config = Arc::new(config);
-        Ok(Self { name: name.into(), engine: engine.clone(), instance, handle, config })
+        let grants = Arc::new(grants);
+        Ok(Self { name: name.into(), engine: engine.clone(), instance, handle, config, grants })
     }
 
     /// One call with a body, usually a batch.
@@ -90,6 +104,7 @@ impl Stage {
         let world = World {
             stage: self.name.clone(),
             config: self.config.clone(),
+            grants: self.grants.clone(),
             surroundings: surroundings.clone(),
             published: Vec::new(),
             log: Vec::new(),

@@ -5,11 +5,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use millrace_pipeline::{Case, Order, Payload, TestMessage, TestReject, Time};
+use millrace_pipeline::{Case, Order, Payload, TestMessage, TestReject, TestResponse, Time};
 use serde::Serialize;
 
 use crate::compare::{Difference, Lists, Mismatch};
-use crate::host::{LogLine, Setting};
+use crate::host::{LogLine, Response, Setting};
 use crate::json::Rules;
 use crate::message::{Message, shown, shown_bytes, shown_text};
 use crate::runtime::{Letter, Run, RunError, Runtime, Session};
@@ -216,7 +216,7 @@ pub fn run_test(runtime: &Runtime, case: &Case) -> Report {
 fn judged(runtime: &Runtime, case: &Case) -> Result<(Vec<Failure>, Vec<LogLine>), FileError> {
     let inputs = given(case)?;
     let expected = Expected::of(case)?;
-    let setting = Setting { time: case.test.time.unwrap_or(TIME), ..Setting::default() };
+    let setting = setting(case);
     let mut session = runtime.session(&setting);
     let ran = play(&mut session, case, &inputs);
     let Run { sinks, letters, log, .. } = session.end();
@@ -225,6 +225,30 @@ fn judged(runtime: &Runtime, case: &Case) -> Result<(Vec<Failure>, Vec<LogLine>)
         Err(error) => vec![Failure::Error { text: error.to_string() }],
     };
     Ok((failures, log))
+}
+
+/// What a test's steps find around them.
+pub(crate) fn setting(case: &Case) -> Setting {
+    let bytes =
+        |(key, value): (&String, &String)| (key.clone().into_bytes(), value.clone().into_bytes());
+    let buckets = case.test.kv.iter();
+    let kv = buckets.map(|(name, values)| (name.clone(), values.iter().map(bytes).collect()));
+    let response = |given: &TestResponse| Response {
+        status: given.status.map_or(200, |status| u16::try_from(status.get()).unwrap_or(u16::MAX)),
+        headers: given.headers.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
+        body: match &given.payload {
+            Some(Payload::Json(json)) => json.to_string().into_bytes(),
+            Some(Payload::Text(text)) => text.clone().into_bytes(),
+            Some(Payload::Hex(hex)) => hex.0.clone(),
+            Some(Payload::File(_)) | None => Vec::new(),
+        },
+    };
+    Setting {
+        time: case.test.time.unwrap_or(TIME),
+        kv: kv.collect(),
+        http: case.test.http.iter().map(|(name, given)| (name.clone(), response(given))).collect(),
+        ..Setting::default()
+    }
 }
 
 /// Gives a test's messages, and lets its time go on.

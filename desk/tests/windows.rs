@@ -153,3 +153,50 @@ sinks:
     let run = run(&runtime(&loaded(graph)), &[&[reading("a", 3, 7)]], None);
     assert_eq!(run.sinks["counts"], [reading("a", 3, 7)]);
 }
+
+/// A state of another version of the step: the message is a dead letter with what the step says of it, at the end of the
+/// window as well, and what comes afterwards is in a window of its own. Here another step stands for the other version: the
+/// first byte of its state is another than that of `aggregate`.
+#[test]
+fn a_state_of_another_version_of_the_step_is_told_and_costs_no_other() {
+    let of = |component: &str| {
+        let graph = format!(
+            "sources: [machine]
+steps:
+  count: {{ accumulate: {component}, from: machine, window: {{ tumbling: 10s }} }}
+sinks:
+  counts: {{ from: count }}
+"
+        );
+        runtime(&loaded(&graph))
+    };
+    let (older, newer) = (of("pass-accumulate"), of("aggregate"));
+    let fold = |runtime: &Runtime, document: &[u8], readings: &[Message]| {
+        runtime.fold("count", readings, document, (START, false), &Setting::default()).unwrap()
+    };
+    let written = fold(&older, &[], &[reading("a", 0, 1), reading("a", 1, 2), reading("a", 2, 3)]);
+    assert!(written.letters.is_empty(), "{:?}", written.letters);
+
+    let next = fold(&newer, &written.document, &[reading("a", 3, 4), reading("b", 4, 5)]);
+    let [letter] = next.letters.as_slice() else { panic!("{:?}", next.letters) };
+    assert_eq!((letter.kind.as_str(), letter.message.payload.as_slice()), ("internal", &b"4"[..]));
+    let says =
+        "the state was written by an aggregate whose state has version 3, and this one reads 1";
+    assert!(letter.text.contains(says), "{}", letter.text);
+
+    // The version before takes its windows up again, as if nothing had been: a roll-back loses none of them.
+    let back = fold(&older, &next.document, &[reading("a", 5, 6)]);
+    assert!(back.letters.is_empty(), "{:?}", back.letters);
+    let back = fold(&older, &back.document, &[reading("a", 11, 7)]);
+    let counts: Vec<_> = back.outputs.iter().map(|m| m.payload.clone()).collect();
+    assert!(counts.contains(&b"4".to_vec()), "{counts:?}");
+
+    // The end of the window is told too, and the others are right.
+    let ended = fold(&newer, &next.document, &[reading("b", 11, 7)]);
+    let [letter] = ended.letters.as_slice() else { panic!("{:?}", ended.letters) };
+    assert!(letter.kind == "internal" && letter.text.contains(says), "{letter:?}");
+    let results: Vec<serde_json::Value> =
+        ended.outputs.iter().map(|m| serde_json::from_slice(&m.payload).unwrap()).collect();
+    assert_eq!(results.len(), 1, "{results:?}");
+    assert_eq!(results[0]["count"], 1, "{results:?}");
+}

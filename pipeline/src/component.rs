@@ -60,21 +60,45 @@ impl ComponentFile {
     ///
     /// [`ComponentFileError`].
     pub fn read(file: &FilePath) -> Result<Self, ComponentFileError> {
-        let error = |source| ComponentFileError::Read { file: file.to_owned(), source };
-        let mut bytes = Vec::new();
-        File::open(file)
-            .map_err(error)?
-            .take(BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(error)?;
-        if u64::try_from(bytes.len()).is_ok_and(|bytes| bytes > BYTES_MAX) {
-            return Err(ComponentFileError::TooLarge(file.to_owned()));
-        }
+        let bytes = bytes(file)?;
         Ok(Self { digest: digest(&bytes), version: component_version(&bytes) })
     }
 }
 
-fn digest(bytes: &[u8]) -> String {
+fn bytes(file: &FilePath) -> Result<Vec<u8>, ComponentFileError> {
+    let error = |source| ComponentFileError::Read { file: file.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(file).map_err(error)?.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(error)?;
+    if u64::try_from(bytes.len()).is_ok_and(|bytes| bytes > BYTES_MAX) {
+        return Err(ComponentFileError::TooLarge(file.to_owned()));
+    }
+    Ok(bytes)
+}
+
+/// The names of what the component in a file imports. `None` where there is no component that can be read.
+pub(crate) fn imports(file: &FilePath) -> Option<Vec<String>> {
+    let bytes = bytes(file).ok()?;
+    if !Parser::is_component(&bytes) {
+        return None;
+    }
+    let mut depth = 0usize;
+    let mut names = Vec::new();
+    for payload in Parser::new(0).parse_all(&bytes) {
+        match payload.ok()? {
+            Payload::Version { encoding: Encoding::Module | Encoding::Component, .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    names.push(import.ok()?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(names)
+}
+
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{SHA_256}{hex}")
 }
@@ -137,7 +161,7 @@ pub(crate) fn issues(binding: &Binding, folder: Option<&FilePath>) -> Vec<Issue>
         let path = Path::of(["binding", "components", name]);
         let before = issues.len();
         issues.extend(requirement(component, &path));
-        issues.extend(digest_form(component, &path));
+        issues.extend(digest_form(component.digest.as_deref(), &path));
         let wanted = component.version.is_some() || component.digest.is_some();
         // A file that is missing is reported as that.
         let file = folder.map(|folder| folder.join(&component.file)).filter(|file| file.is_file());
@@ -167,8 +191,8 @@ fn requirement(component: &Component, path: &Path) -> Option<Issue> {
     Some(issue.mend("write a version or a range of them, such as `1.2`, `^1.2.3` or `>=1, <3`"))
 }
 
-fn digest_form(component: &Component, path: &Path) -> Option<Issue> {
-    let text = component.digest.as_deref().filter(|text| !is_digest(text))?;
+pub(crate) fn digest_form(digest: Option<&str>, path: &Path) -> Option<Issue> {
+    let text = digest.filter(|text| !is_digest(text))?;
     let message = format!("`digest` cannot be {}", quoted(text));
     let issue = Issue::error("setting", path.key("digest"), Part::Value, message);
     Some(issue.mend("it must be `sha256:` and 64 digits in lower-case hexadecimal, as `millrace pipeline lock` writes them"))

@@ -5,7 +5,7 @@
 //! or component file each name means here. This crate reads a definition
 //! ([`load`]), says everything that is wrong with it, each with its place and
 //! its mend ([`Finding`]), and turns it into what is to be deployed ([`Plan`]).
-//! It does no input or output beyond reading the files it is given, so the
+//! It does no input or output beyond reading the files it is given and what they call, so the
 //! command line, a control API and an editor can all use it.
 //!
 //! ```
@@ -35,8 +35,11 @@
 //! ```
 
 mod component;
+pub mod edit;
 mod finding;
 mod lint;
+mod lint_call;
+mod lint_grant;
 mod lint_test;
 mod load;
 mod locate;
@@ -49,18 +52,19 @@ mod read;
 mod read_config;
 mod read_test;
 mod schema;
+mod sub;
 mod test;
 mod tree;
 
 pub use component::{ComponentFile, ComponentFileError, component_version, with_component_version};
 pub use finding::{Finding, Location, Severity};
 pub use lint::lint;
-pub use load::{Document, LoadError, Loaded, Options, load, load_files};
-pub use lock::{Difference, Lock, LockError, LockedComponent, LockedHarness};
+pub use load::{Document, Library, LoadError, Loaded, Options, load, load_files, load_with};
+pub use lock::{Difference, Lock, LockError, LockedComponent, LockedHarness, LockedPipeline};
 pub use model::{
-    Binding, Component, DUPLICATE, Durable, EXCESS, GRANTS, Hosts, INSTANCES_DEFAULT, Input,
+    Binding, Call, Component, DUPLICATE, Durable, EXCESS, Hosts, INSTANCES_DEFAULT, Input,
     Instances, Kind, LATE, Memory, Pipeline, RESULT, Sink, SinkBinding, Source, SourceBinding,
-    Step, VERSION,
+    Step, SubPipeline, VERSION,
 };
 pub use parameters::{Parameter, ParameterType, ParameterValue, ValueOrigin};
 pub use picture::svg;
@@ -70,7 +74,7 @@ pub use plan::{
 };
 pub use schema::{binding_schema, schema, tests_schema};
 pub use test::{
-    Case, Hex, Order, Payload, RejectKind, Test, TestMessage, TestReject, Time, Tolerance,
-    payload_path,
+    Case, Hex, Order, Payload, RejectKind, Test, TestMessage, TestReject, TestResponse, Time,
+    Tolerance, payload_path,
 };
 pub use tree::TEXT_MAX;

@@ -7,20 +7,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FilePath;
 
+use millrace_grants::{Authority, Grant, UnknownGrant};
 use millrace_settings::flat::{FieldError, FieldErrorKind};
 use millrace_settings::registry::{self, Connector, Kind as SettingsKind};
 use millrace_settings::window::PARTITIONS_DEFAULT;
 
 use crate::component;
 use crate::finding::{Finding, Issue};
+use crate::lint_call::{self, Outlines};
+use crate::lint_grant;
 use crate::lint_test;
 use crate::locate::{Part, Path, quoted};
-use crate::model::{Binding, GRANTS, Input, Kind, Pipeline, Step, VERSION};
+use crate::model::{Binding, Input, Kind, Pipeline, Step, VERSION};
 use crate::read::{ISSUES_MAX, guess, list};
 
 /// Longest name, in characters: names become parts of NATS subjects, streams
 /// and the names of deployed components.
-const NAME_MAX: usize = 40;
+pub(crate) const NAME_MAX: usize = 40;
 
 /// Most names compared in looking for those that unknown ones meant.
 const COMPARISONS_MAX: usize = 200_000;
@@ -37,14 +40,33 @@ pub(crate) struct Checks<'a> {
     pub(crate) inputs: bool,
     /// Whether every name of the binding could be read.
     pub(crate) binding: bool,
+    /// What is known of the sub-pipelines that are called.
+    pub(crate) calls: &'a Outlines,
+    /// Whether sub-pipelines are in their places already.
+    pub(crate) expanded: bool,
+}
+
+impl Checks<'_> {
+    /// Of a model that is complete: everything but files.
+    pub(crate) const fn all(calls: &Outlines) -> Checks<'_> {
+        Checks {
+            files: None,
+            test_files: None,
+            graph: true,
+            inputs: true,
+            binding: true,
+            calls,
+            expanded: true,
+        }
+    }
 }
 
 /// Checks a model that did not come from a text. [`crate::load`] does the same
 /// with places.
 #[must_use]
 pub fn lint(pipeline: &Pipeline) -> Vec<Finding> {
-    let checks = Checks { files: None, test_files: None, graph: true, inputs: true, binding: true };
-    issues(pipeline, &checks).into_iter().map(Issue::unplaced).collect()
+    let calls = Outlines::new();
+    issues(pipeline, &Checks::all(&calls)).into_iter().map(Issue::unplaced).collect()
 }
 
 /// Everything wrong with a model.
@@ -52,16 +74,18 @@ pub(crate) fn issues(pipeline: &Pipeline, checks: &Checks<'_>) -> Vec<Issue> {
     let mut issues = Vec::new();
     issues.extend(language_version(&pipeline.millrace));
     issues.extend(versions(pipeline));
-    issues.extend(names(pipeline));
+    issues.extend(names(pipeline, checks.expanded));
     issues.extend(steps(pipeline));
+    issues.extend(lint_call::issues(pipeline, checks));
     issues.extend(inputs(pipeline));
     issues.extend(rollout(pipeline));
     if checks.graph {
-        let (unknown, meant) = unknown_inputs(pipeline);
+        let (unknown, meant) = unknown_inputs(pipeline, checks.calls);
         issues.extend(unknown);
         issues.extend(sections(pipeline));
         if checks.inputs {
             issues.extend(ends(pipeline, &meant));
+            issues.extend(lint_call::ends(pipeline, checks.calls, &meant));
         }
         issues.extend(cycles(pipeline));
         if checks.binding {
@@ -70,9 +94,15 @@ pub(crate) fn issues(pipeline: &Pipeline, checks: &Checks<'_>) -> Vec<Issue> {
     }
     if let Some(binding) = &pipeline.binding {
         issues.extend(settings(binding));
+        // Before sub-pipelines are in their places nobody knows what their steps are granted.
+        let all = checks.expanded || pipeline.calls.is_empty();
+        issues.extend(servers(pipeline, binding, all));
         issues.extend(clients(pipeline, binding));
         issues.extend(files(binding, checks.files));
         issues.extend(component::issues(binding, checks.files));
+        if let Some(folder) = checks.files {
+            issues.extend(lint_grant::issues(pipeline, binding, folder));
+        }
     }
     issues.extend(lint_test::issues(pipeline, &pipeline.tests, checks.graph, checks.test_files));
     issues.truncate(ISSUES_MAX);
@@ -107,11 +137,12 @@ fn all_names(pipeline: &Pipeline) -> impl Iterator<Item = (&'static str, &str, P
     }
     section("source", "sources", &pipeline.sources)
         .chain(section("step", "steps", &pipeline.steps))
+        .chain(section("step", "steps", &pipeline.calls))
         .chain(section("sink", "sinks", &pipeline.sinks))
 }
 
-/// Names are well formed, and mean one thing.
-fn names(pipeline: &Pipeline) -> Vec<Issue> {
+/// Names are well formed, and mean one thing. A component of a sub-pipeline that is in its place already is called after it.
+fn names(pipeline: &Pipeline, expanded: bool) -> Vec<Issue> {
     let mut issues = Vec::new();
     issues.extend(name_syntax(&pipeline.pipeline, Path::of(["pipeline"]), Part::Value));
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
@@ -134,6 +165,9 @@ fn names(pipeline: &Pipeline) -> Vec<Issue> {
                 Issue::error("missing-field", path, Part::Value, message)
                     .mend("add the component's name"),
             );
+        } else if expanded {
+            let mut parts = step.component.split('/');
+            issues.extend(parts.find_map(|part| name_syntax(part, path.clone(), Part::Value)));
         } else {
             issues.extend(name_syntax(&step.component, path, Part::Value));
         }
@@ -265,7 +299,7 @@ fn without_component(step: &Step, path: &Path) -> Vec<Issue> {
         ("memory", step.memory.is_some()),
     ] {
         if there {
-            let message = format!("a `{}` runs no component, and has no `{field}`", step.kind);
+            let message = format!("`{}` runs no component, and has no `{field}`", step.kind);
             let issue = Issue::error("no-component", path.key(field), Part::Key, message);
             issues.push(issue.mend("remove it"));
         }
@@ -274,26 +308,50 @@ fn without_component(step: &Step, path: &Path) -> Vec<Issue> {
 }
 
 fn check_grant(grant: &str, path: Path, first: bool) -> Option<Issue> {
-    if GRANTS.contains(&grant) {
-        return (!first).then(|| {
-            Issue::warning("duplicate", path, Part::Value, "granted already").mend("remove it")
-        });
-    }
-    let mend = match guess(grant, GRANTS.iter().copied()) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("one can grant {}; files and sockets are never granted", list(GRANTS)),
+    let (message, mend) = match grant.parse::<Grant>() {
+        Ok(_) => {
+            return (!first).then(|| {
+                Issue::warning("duplicate", path, Part::Value, "granted already").mend("remove it")
+            });
+        }
+        Err(UnknownGrant::NoSuch(_)) => {
+            let words = ["clocks", "random", "log", "config"];
+            let end = grant.split(':').next().and_then(registry::connector);
+            let mend = match guess(grant, words) {
+                _ if end.is_some() => "what a step sends to machines, brokers and topics goes through a sink, \
+                    `sinks: { NAME: { from: STEP } }`, whose settings name lines, registers and topics"
+                    .to_owned(),
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => {
+                    let forms = list(&Grant::FORMS);
+                    format!("one can grant {forms}; files and sockets are never granted")
+                }
+            };
+            (format!("there is nothing called {} to grant", quoted(grant)), mend)
+        }
+        Err(error) => (format!("{} is no grant", quoted(grant)), error.mend()),
     };
-    let message = format!("there is nothing called {} to grant", quoted(grant));
     Some(Issue::error("unknown-grant", path, Part::Value, message).mend(mend))
 }
 
-/// Every step and sink with its inputs and the path of its `from`.
-fn all_inputs(pipeline: &Pipeline) -> impl Iterator<Item = (&str, &[Input], Path)> {
+/// Every step and sink with its inputs and the path of its `from`. A sub-pipeline is there for each of its sources that
+/// are named.
+pub(crate) fn all_inputs(pipeline: &Pipeline) -> impl Iterator<Item = (&str, &[Input], Path)> {
     let steps =
         pipeline.steps.iter().map(|(name, step)| (name.as_str(), step.from.as_slice(), "steps"));
     let sinks =
         pipeline.sinks.iter().map(|(name, sink)| (name.as_str(), sink.from.as_slice(), "sinks"));
-    steps.chain(sinks).map(|(name, from, section)| (name, from, Path::of([section, name, "from"])))
+    let own = steps
+        .chain(sinks)
+        .map(|(name, from, section)| (name, from, Path::of([section, name, "from"])));
+    own.chain(pipeline.calls.iter().flat_map(|(name, call)| {
+        let path = Path::of(["steps", name]);
+        let from = call.inputs.is_empty().then(|| (call.from.as_slice(), path.key("from")));
+        let named = call.inputs.iter().map(move |(source, from)| {
+            (from.as_slice(), Path::of(["steps", name, "inputs", source]))
+        });
+        from.into_iter().chain(named).map(move |(from, path)| (name.as_str(), from, path))
+    }))
 }
 
 /// Inputs are there, each once, with right settings.
@@ -343,8 +401,14 @@ pub(crate) fn partitioned(settings: &mut BTreeMap<String, String>) {
 
 /// Inputs name sources and steps. Gives also the names that unknown ones seem
 /// to have meant.
-fn unknown_inputs(pipeline: &Pipeline) -> (Vec<Issue>, BTreeSet<&str>) {
-    let known = || pipeline.sources.keys().chain(pipeline.steps.keys()).map(String::as_str);
+fn unknown_inputs<'a>(
+    pipeline: &'a Pipeline,
+    outlines: &Outlines,
+) -> (Vec<Issue>, BTreeSet<&'a str>) {
+    let known = || {
+        let steps = pipeline.steps.keys().chain(pipeline.calls.keys());
+        pipeline.sources.keys().chain(steps).map(String::as_str)
+    };
     let mut issues = Vec::new();
     let mut all_meant = BTreeSet::new();
     for (taker, from, path) in all_inputs(pipeline) {
@@ -354,6 +418,10 @@ fn unknown_inputs(pipeline: &Pipeline) -> (Vec<Issue>, BTreeSet<&str>) {
             let path = path.index(index).key("name");
             if step.is_some() || pipeline.sources.contains_key(name) {
                 issues.extend(wrong_arm(step, input, path));
+                continue;
+            }
+            if pipeline.calls.contains_key(name) {
+                issues.extend(lint_call::wrong_output(outlines.get(name), input, path));
                 continue;
             }
             let issue = if pipeline.sinks.contains_key(name) {
@@ -492,13 +560,10 @@ fn ends(pipeline: &Pipeline, meant: &BTreeSet<&str>) -> Vec<Issue> {
 
 /// No step feeds itself, and every step is fed by a source.
 fn cycles(pipeline: &Pipeline) -> Vec<Issue> {
-    let feeding = |name: &str| {
-        let from = pipeline.steps.get(name).map(|step| step.from.as_slice()).unwrap_or_default();
-        from.iter().map(Input::node)
-    };
+    let fed = fed(pipeline);
+    let feeding = |name: &str| fed.get(name).into_iter().flatten().copied();
     let ordered: BTreeSet<&str> = topological(pipeline).into_iter().collect();
-    let rest: BTreeSet<&str> =
-        pipeline.steps.keys().map(String::as_str).filter(|name| !ordered.contains(name)).collect();
+    let rest: BTreeSet<&str> = fed.keys().copied().filter(|name| !ordered.contains(name)).collect();
     let mut issues = Vec::new();
     let mut visited = BTreeSet::new();
     let mut on_cycle = BTreeSet::new();
@@ -557,17 +622,31 @@ pub(crate) fn consumers(pipeline: &Pipeline) -> BTreeMap<&str, Vec<&str>> {
     consumers
 }
 
+/// The steps and sub-pipelines, each with what feeds it.
+fn fed(pipeline: &Pipeline) -> BTreeMap<&str, Vec<&str>> {
+    let mut fed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, step) in &pipeline.steps {
+        fed.insert(name, step.from.iter().map(Input::node).collect());
+    }
+    for (name, call) in &pipeline.calls {
+        let inputs = call.from.iter().chain(call.inputs.values().flatten());
+        fed.insert(name, inputs.map(Input::node).collect());
+    }
+    fed
+}
+
 /// The steps that no cycle holds up, each after all that feed it, otherwise in
 /// the order of their names.
 pub(crate) fn topological(pipeline: &Pipeline) -> Vec<&str> {
     // Steps only: a sink could wrongly have a step's name.
     let mut consumers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut waiting: BTreeMap<&str, usize> = BTreeMap::new();
-    for (name, step) in &pipeline.steps {
-        let before = step.from.iter().filter(|input| pipeline.steps.contains_key(input.node()));
+    let fed = fed(pipeline);
+    for (name, from) in &fed {
+        let before = from.iter().filter(|from| fed.contains_key(**from));
         waiting.insert(name, before.clone().count());
-        for input in before {
-            consumers.entry(input.node()).or_default().push(name);
+        for from in before {
+            consumers.entry(from).or_default().push(name);
         }
     }
     let mut ready: BTreeSet<&str> =
@@ -591,8 +670,9 @@ pub(crate) fn topological(pipeline: &Pipeline) -> Vec<&str> {
 fn reached(pipeline: &Pipeline) -> BTreeSet<&str> {
     let consumers = consumers(pipeline);
     let mut reached = BTreeSet::new();
-    let mut next: Vec<&str> =
-        consumers.keys().filter(|name| !pipeline.steps.contains_key(**name)).copied().collect();
+    let outside =
+        |name: &&&str| !pipeline.steps.contains_key(**name) && !pipeline.calls.contains_key(**name);
+    let mut next: Vec<&str> = consumers.keys().filter(outside).copied().collect();
     while let Some(name) = next.pop() {
         if reached.insert(name) {
             next.extend(consumers.get(name).into_iter().flatten());
@@ -629,6 +709,13 @@ fn bound(pipeline: &Pipeline) -> Vec<Issue> {
     bound_section("sources", "source", &sources, &binding.sources, &mut issues);
     bound_section("sinks", "sink", &sinks, &binding.sinks, &mut issues);
     bound_section("components", "component", &components, &binding.components, &mut issues);
+    let pipelines: BTreeMap<&str, Path> = pipeline
+        .calls
+        .iter()
+        .filter(|(_, call)| !call.pipeline.is_empty())
+        .map(|(name, call)| (call.pipeline.as_str(), Path::of(["steps", name, "pipeline"])))
+        .collect();
+    bound_section("pipelines", "sub-pipeline", &pipelines, &binding.pipelines, &mut issues);
     issues.retain(|issue| {
         !(unread && issue.rule == "unused-binding" && issue.path.is_within(&components_path()))
     });
@@ -651,7 +738,8 @@ fn bound_section<T>(
         let unused = bound.keys().map(String::as_str).filter(|other| !used.contains_key(other));
         let close = if issues.len() < ISSUES_MAX / 5 { guess(name, unused) } else { None };
         meant.extend(close);
-        let part = if what == "component" { Part::Value } else { Part::Key };
+        let part =
+            if matches!(what, "component" | "sub-pipeline") { Part::Value } else { Part::Key };
         let message = format!("the {what} {} is not bound", quoted(name));
         let issue = Issue::error("unbound", path.clone(), part, message);
         issues.push(issue.mend(match close {
@@ -680,6 +768,35 @@ fn settings(binding: &Binding) -> Vec<Issue> {
     for (name, sink) in &binding.sinks {
         let path = Path::of(["binding", "sinks", name]);
         issues.extend(check_connector(&sink.connector, &sink.settings, |c| &c.sink, &path));
+    }
+    issues
+}
+
+/// Servers that a step was granted requests to, and their settings.
+fn servers(pipeline: &Pipeline, binding: &Binding, all: bool) -> Vec<Issue> {
+    let mut issues = Vec::new();
+    let grants = || pipeline.steps.values().flat_map(|step| &step.grants);
+    for (name, settings) in &binding.servers {
+        let path = Path::of(["binding", "servers", name]);
+        let kind = &registry::SERVER;
+        issues.extend(check_settings(kind, settings, &path, (kind.fields)()));
+        let named = match name.parse::<Authority>() {
+            Ok(named) => named,
+            Err(error) => {
+                let message = format!("{} names no server: {error}", quoted(name));
+                let issue = Issue::error("setting", path, Part::Key, message);
+                issues.push(issue.mend("write host, or host and port, as a grant names it"));
+                continue;
+            }
+        };
+        let asks = |grant: &String| matches!(grant.parse(), Ok(Grant::Http { server, .. }) if server == named);
+        if all && !grants().any(asks) {
+            let message = format!("no step is granted requests to {}", quoted(name));
+            let issue = Issue::warning("unused-binding", path, Part::Key, message);
+            issues.push(
+                issue.mend("remove it, or write it as the grant does, with the port or without"),
+            );
+        }
     }
     issues
 }

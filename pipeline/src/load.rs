@@ -11,11 +11,12 @@ use crate::finding::{Finding, Issue, Lines, Severity, render};
 use crate::lint;
 use crate::lint_test;
 use crate::locate::{Part, Path, locate, quoted};
-use crate::lock::{Lock, LockedHarness};
+use crate::lock::{Lock, LockedHarness, LockedPipeline};
 use crate::model::{Binding, Pipeline};
-use crate::parameters::{self, Expanded, Given, Parameter, ParameterValue, Values};
+use crate::parameters::{self, Expanded, Given, Parameter, ParameterValue, ValueOrigin, Values};
 use crate::plan::{self, Plan, PlanError};
 use crate::read::{ISSUES_MAX, Reader};
+use crate::sub::{self, Chain, SubReader};
 use crate::test::{Case, Test};
 use crate::tree::{self, Node, TEXT_MAX, Value};
 
@@ -37,6 +38,9 @@ pub struct Options {
     /// Values of parameters, which come before those of the binding.
     pub parameters: BTreeMap<String, String>,
 }
+
+/// Gives the text of a sub-pipeline's file, whose path is from where the path of the definition is from.
+pub type Library<'a> = &'a dyn Fn(&FilePath) -> Result<String, LoadError>;
 
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,8 @@ pub struct Loaded {
     graph: bool,
     /// The parameters with their values.
     values: Values,
+    /// The files of the sub-pipelines, by the names of the steps that call them.
+    pipelines: BTreeMap<String, LockedPipeline>,
 }
 
 impl Loaded {
@@ -81,7 +87,7 @@ impl Loaded {
         self.pipeline.as_ref()
     }
 
-    /// Everything found, in the order of the text.
+    /// Everything found, in the order of the text: the definition's, its binding's, and that of each sub-pipeline.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
@@ -187,8 +193,9 @@ impl Loaded {
     ///
     /// When the file of a component cannot be read.
     pub fn lock(&self, harness: LockedHarness) -> Result<Option<Lock>, ComponentFileError> {
-        let lock = |pipeline| Lock::of(pipeline, &self.folder, harness);
-        self.pipeline.as_ref().map(lock).transpose()
+        let Some(pipeline) = &self.pipeline else { return Ok(None) };
+        let lock = Lock::of(pipeline, &self.folder, harness)?;
+        Ok(Some(Lock { pipelines: self.pipelines.clone(), ..lock }))
     }
 
     /// What is to be deployed.
@@ -222,7 +229,7 @@ impl Loaded {
     }
 }
 
-fn counted(number: usize, what: &str) -> String {
+pub(crate) fn counted(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {what}{plural}")
 }
@@ -245,7 +252,8 @@ pub fn load_files(
         (Some(file), Some(text)) => Some(Document { file, text }),
         _ => None,
     };
-    Ok(load(Document { file: &pipeline_file, text: &pipeline_text }, binding, options))
+    let document = Document { file: &pipeline_file, text: &pipeline_text };
+    Ok(load_with(document, binding, options, &|file| read_text(file)))
 }
 
 /// The text of a file; of one that is too long only as much as shows that.
@@ -264,18 +272,18 @@ fn read_text(path: &FilePath) -> Result<String, LoadError> {
 }
 
 /// A document with what was understood of it.
-struct Source<'a> {
+pub(crate) struct Source<'a> {
     document: Document<'a>,
-    tree: Option<Node>,
+    pub(crate) tree: Option<Node>,
     issues: Vec<Issue>,
     /// How many of the issues come from reading.
     read: usize,
     /// What became of the parameters that it uses.
-    expanded: Expanded,
+    pub(crate) expanded: Expanded,
 }
 
 impl<'a> Source<'a> {
-    fn parse(document: Document<'a>) -> Self {
+    pub(crate) fn parse(document: Document<'a>) -> Self {
         let expanded = Expanded::default();
         match tree::parse(document.text) {
             Ok(tree) => Self { document, tree: Some(tree), issues: Vec::new(), read: 0, expanded },
@@ -289,7 +297,7 @@ impl<'a> Source<'a> {
     }
 
     /// Puts the values of parameters in.
-    fn expand(&mut self, values: &Values) {
+    pub(crate) fn expand(&mut self, values: &Values) {
         if let Some(tree) = &mut self.tree {
             self.expanded = parameters::expand(tree, values);
             self.issues.append(&mut self.expanded.issues);
@@ -305,7 +313,7 @@ impl<'a> Source<'a> {
     }
 
     /// Notes what reading found.
-    fn take(&mut self, reader: &mut Reader) {
+    pub(crate) fn take(&mut self, reader: &mut Reader) {
         self.issues.append(&mut reader.issues);
         self.read = self.issues.len();
     }
@@ -318,6 +326,28 @@ impl<'a> Source<'a> {
             read.path == issue.path
                 || read.meant.as_ref() == Some(&issue.path)
                 || absent && (issue.path.is_within(&read.path) || read.path.is_within(&issue.path))
+        })
+    }
+
+    /// Notes an issue, if it was not said already.
+    fn put(&mut self, issue: Issue) {
+        if !self.has_said(&issue) {
+            self.issues.push(issue);
+        }
+    }
+
+    /// Whether the value at this path is one whose parameters have none.
+    fn is_open(&self, path: &Path) -> bool {
+        let Some(tree) = &self.tree else { return true };
+        let (span, _) = locate(tree, path, Part::Value);
+        self.expanded.holes.contains(&span.start)
+    }
+
+    /// Whether something stands against putting sub-pipelines in. That a source or sink is not bound does not.
+    fn has_errors(&self) -> bool {
+        let ends = |issue: &Issue| matches!(issue.path.section(), Some("sources" | "sinks"));
+        self.issues.iter().any(|issue| {
+            issue.severity == Severity::Error && !(issue.rule == "unbound" && ends(issue))
         })
     }
 
@@ -341,7 +371,7 @@ impl<'a> Source<'a> {
     }
 
     /// The issues with their places, in the order of the text.
-    fn findings(mut self) -> Vec<Finding> {
+    pub(crate) fn findings(mut self) -> Vec<Finding> {
         let lines = Lines::new(self.document.text);
         for issue in &mut self.issues {
             if let (None, Some(tree)) = (&issue.span, &self.tree) {
@@ -373,9 +403,29 @@ impl<'a> Source<'a> {
 }
 
 /// Reads a definition. `binding` is a document with only a binding, which
-/// takes the place of the one in the definition.
+/// takes the place of the one in the definition. Sub-pipelines are not read, and are an error.
 #[must_use]
 pub fn load(pipeline: Document<'_>, binding: Option<Document<'_>>, options: &Options) -> Loaded {
+    read(pipeline, binding, options, None)
+}
+
+/// Reads a definition, as [`load`] does, and the sub-pipelines that it calls.
+#[must_use]
+pub fn load_with(
+    pipeline: Document<'_>,
+    binding: Option<Document<'_>>,
+    options: &Options,
+    library: Library<'_>,
+) -> Loaded {
+    read(pipeline, binding, options, Some(library))
+}
+
+fn read(
+    pipeline: Document<'_>,
+    binding: Option<Document<'_>>,
+    options: &Options,
+    library: Option<Library<'_>>,
+) -> Loaded {
     let mut main = Source::parse(pipeline);
     let mut beside = binding.map(Source::parse);
     let mut reader = Reader::default();
@@ -402,24 +452,17 @@ pub fn load(pipeline: Document<'_>, binding: Option<Document<'_>>, options: &Opt
     }
     let folder = folder_of(beside.as_ref().map_or(pipeline.file, |beside| beside.document.file));
     let tests_folder = folder_of(pipeline.file);
-    if let Some(model) = &model {
-        let checks = lint::Checks {
-            files: options.check_files.then_some(folder.as_path()),
-            test_files: options.check_files.then_some(tests_folder.as_path()),
-            graph: !reader.graph_unread,
-            inputs: !reader.inputs_unread,
-            binding: !reader.binding_unread,
+    let mut subs = SubReader::new(library, options.check_files);
+    let checked = model.as_mut().map(|model| {
+        let place = Place {
+            folder: &folder,
+            tests_folder: &tests_folder,
+            check_files: options.check_files,
+            chain: Chain::of(pipeline.file),
         };
-        for issue in lint::issues(model, &checks) {
-            let source = match &mut beside {
-                Some(beside) if issue.path.in_binding() => beside,
-                _ => &mut main,
-            };
-            if !source.has_said(&issue) {
-                source.issues.push(issue);
-            }
-        }
-    }
+        check(model, &mut main, &mut beside, &reader, &place, &mut subs)
+    });
+    let Checked { graph, pipelines } = checked.unwrap_or_default();
     let tests = model.as_ref().map(|model| &model.tests);
     let cases = tests.map(|tests| main.cases(tests, &tests_folder)).unwrap_or_default();
     let mut texts = vec![(pipeline.file.to_owned(), pipeline.text.to_owned())];
@@ -428,9 +471,81 @@ pub fn load(pipeline: Document<'_>, binding: Option<Document<'_>>, options: &Opt
         texts.push((beside.document.file.to_owned(), beside.document.text.to_owned()));
         findings.extend(beside.findings());
     }
+    let (of_subs, texts_of_subs) = subs.done();
+    findings.extend(of_subs);
+    texts.extend(texts_of_subs);
     findings.truncate(ISSUES_MAX);
-    let graph = !reader.graph_unread;
-    Loaded { pipeline: model, findings, texts, folder, cases, graph, values }
+    Loaded { pipeline: model, findings, texts, folder, cases, graph, values, pipelines }
+}
+
+/// Where a definition is, and what of it is checked.
+pub(crate) struct Place<'a> {
+    /// The folder that paths of components and sub-pipelines are from.
+    pub(crate) folder: &'a FilePath,
+    /// The folder that paths in tests are from.
+    pub(crate) tests_folder: &'a FilePath,
+    pub(crate) check_files: bool,
+    /// Its file, and those that call it.
+    pub(crate) chain: Chain<'a>,
+}
+
+/// What checking a definition has brought, beside what is wrong.
+#[derive(Default)]
+pub(crate) struct Checked {
+    /// Whether every name of the graph is known.
+    graph: bool,
+    /// The files of the sub-pipelines.
+    pub(crate) pipelines: BTreeMap<String, LockedPipeline>,
+}
+
+/// Checks a model, and puts the steps of its sub-pipelines in.
+pub(crate) fn check(
+    model: &mut Pipeline,
+    main: &mut Source<'_>,
+    beside: &mut Option<Source<'_>>,
+    reader: &Reader,
+    place: &Place<'_>,
+    subs: &mut SubReader<'_>,
+) -> Checked {
+    let open = |path: &Path| match &*beside {
+        Some(beside) if path.in_binding() => beside.is_open(path),
+        _ => main.is_open(path),
+    };
+    let (called, mut issues) = subs.read(model, place.folder, &open, &place.chain);
+    let checks = lint::Checks {
+        files: place.check_files.then_some(place.folder),
+        test_files: None,
+        graph: !reader.graph_unread,
+        inputs: !reader.inputs_unread,
+        binding: !reader.binding_unread,
+        calls: &sub::outlines(&called),
+        expanded: false,
+    };
+    // They name steps that are not there yet.
+    let tests = std::mem::take(&mut model.tests);
+    issues.extend(lint::issues(model, &checks));
+    put(issues, main, beside);
+    let mut graph = !reader.graph_unread;
+    if !model.calls.is_empty() {
+        if !main.has_errors() && !beside.as_ref().is_some_and(Source::has_errors) {
+            put(sub::expand(model, &called), main, beside);
+        }
+        graph &= model.calls.is_empty();
+    }
+    let files = place.check_files.then_some(place.tests_folder);
+    put(lint_test::issues(model, &tests, graph, files), main, beside);
+    model.tests = tests;
+    Checked { graph, pipelines: sub::files(&called) }
+}
+
+/// Notes issues where they belong.
+fn put(issues: Vec<Issue>, main: &mut Source<'_>, beside: &mut Option<Source<'_>>) {
+    for issue in issues {
+        match beside {
+            Some(beside) if issue.path.in_binding() => beside.put(issue),
+            _ => main.put(issue),
+        }
+    }
 }
 
 /// The parameters of a definition, what its binding gives them, and what they are.
@@ -457,7 +572,14 @@ fn read_parameters(
         None => of_main,
     };
     let bound = beside.is_some() || main.has_binding() || !options.parameters.is_empty();
-    let sources = parameters::Sources { binding: &given, given: &options.parameters, bound };
+    let sources = parameters::Sources {
+        definition: "the definition",
+        binding: &given,
+        at: Path::of(["binding", "parameters"]),
+        origin: ValueOrigin::Binding,
+        given: &options.parameters,
+        bound,
+    };
     let (values, of_definition, of_binding) = parameters::resolve(&declared, &sources);
     main.issues.extend(of_definition);
     main.expand(&values);
@@ -509,6 +631,6 @@ fn other_pipeline(what: &str, name: Option<&str>, pipeline: &Pipeline) -> Option
 }
 
 /// The folder a file is in; relative when the file's path is.
-fn folder_of(file: &str) -> PathBuf {
+pub(crate) fn folder_of(file: &str) -> PathBuf {
     FilePath::new(file).parent().map(FilePath::to_owned).unwrap_or_default()
 }

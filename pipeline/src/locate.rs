@@ -55,6 +55,14 @@ impl Path {
         }
     }
 
+    /// The names on the way, without places in lists.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|segment| match segment {
+            Segment::Key(key) => Some(key.as_str()),
+            Segment::Index(_) => None,
+        })
+    }
+
     /// Whether the field is in the binding.
     pub(crate) fn in_binding(&self) -> bool {
         self.section() == Some("binding")

@@ -28,6 +28,9 @@ pub struct Lock {
     pub pipeline: String,
     /// The components that its steps use, by name.
     pub components: BTreeMap<String, LockedComponent>,
+    /// The sub-pipelines that are put in, by the names of the steps that call them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub pipelines: BTreeMap<String, LockedPipeline>,
     /// What composing puts around them.
     pub harness: LockedHarness,
 }
@@ -42,6 +45,16 @@ pub struct LockedComponent {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,
     /// `sha256:` and the SHA-256 of its bytes.
+    pub digest: String,
+}
+
+/// The definition of a sub-pipeline as it was when it was locked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LockedPipeline {
+    /// Its file, as the binding has it.
+    pub file: String,
+    /// `sha256:` and the SHA-256 of its text.
     pub digest: String,
 }
 
@@ -83,7 +96,8 @@ impl Lock {
             let file = component.file.clone();
             components.insert(name.clone(), LockedComponent { file, version, digest });
         }
-        Ok(Self { millrace_lock: FORMAT, pipeline: pipeline.pipeline.clone(), components, harness })
+        let (pipeline, pipelines) = (pipeline.pipeline.clone(), BTreeMap::new());
+        Ok(Self { millrace_lock: FORMAT, pipeline, components, pipelines, harness })
     }
 
     /// Reads the text of a lock file.
@@ -101,7 +115,8 @@ impl Lock {
             return Err(LockError(format!("its form is {form}, and this version reads {FORMAT}")));
         }
         let components = lock.components.iter().map(|(name, one)| (name, &one.digest));
-        let mut digests = components.chain(&lock.harness.parts);
+        let pipelines = lock.pipelines.iter().map(|(name, one)| (name, &one.digest));
+        let mut digests = components.chain(pipelines).chain(&lock.harness.parts);
         match digests.find(|(_, digest)| !is_digest(digest)) {
             Some((name, _)) => Err(LockError(format!("the digest of `{name}` is none"))),
             None => Ok(lock),
@@ -140,6 +155,19 @@ impl Lock {
         }
         let unused = self.components.keys().filter(|name| !now.components.contains_key(*name));
         differences.extend(unused.map(|name| Difference::NotUsed { name: name.clone() }));
+        for (name, now) in &now.pipelines {
+            let locked = self.pipelines.get(name);
+            if locked != Some(now) {
+                let (locked, now) = (locked.cloned(), Some(now.clone()));
+                differences.push(Difference::Pipeline { name: name.clone(), locked, now });
+            }
+        }
+        for (name, locked) in &self.pipelines {
+            if !now.pipelines.contains_key(name) {
+                let (locked, now) = (Some(locked.clone()), None);
+                differences.push(Difference::Pipeline { name: name.clone(), locked, now });
+            }
+        }
         let (locked, harness) = (&self.harness, &now.harness);
         if locked.version != harness.version {
             let (locked, now) = (locked.version.clone(), harness.version.clone());
@@ -191,6 +219,15 @@ pub enum Difference {
         locked: LockedComponent,
         /// What it is.
         now: LockedComponent,
+    },
+    /// A sub-pipeline whose file is another, or has another text, or that only one of the two has.
+    Pipeline {
+        /// The step that calls it.
+        name: String,
+        /// What the lock says.
+        locked: Option<LockedPipeline>,
+        /// What it is.
+        now: Option<LockedPipeline>,
     },
     /// A harness of another version.
     HarnessVersion {
@@ -244,6 +281,27 @@ impl fmt::Display for Difference {
                     version(locked)
                 )
             }
+            Self::Pipeline { name, locked, now } => match (locked, now) {
+                (Some(locked), Some(now)) if locked.digest == now.digest => {
+                    let (now, locked) = (&now.file, &locked.file);
+                    write!(
+                        f,
+                        "the sub-pipeline of `{name}` is {now}, and the lock has it as {locked}"
+                    )
+                }
+                (Some(locked), Some(now)) => {
+                    let LockedPipeline { file, digest } = now;
+                    let locked = &locked.digest;
+                    write!(
+                        f,
+                        "the sub-pipeline of `{name}` ({file}) is {digest}, and the lock has {locked}"
+                    )
+                }
+                (None, Some(now)) => {
+                    write!(f, "the sub-pipeline of `{name}` ({}) is not in the lock", now.file)
+                }
+                _ => write!(f, "the lock has a sub-pipeline of `{name}`, which calls none"),
+            },
             Self::HarnessVersion { locked, now } => {
                 write!(
                     f,

@@ -20,9 +20,6 @@ use crate::test::Test;
 /// The version of the language this crate reads.
 pub const VERSION: &str = "v1alpha1";
 
-/// What a step may be granted beside computing.
-pub const GRANTS: &[&str] = &["clocks", "random", "log", "config"];
-
 /// Arm of a step with windows: its results.
 pub const RESULT: &str = "result";
 
@@ -71,10 +68,15 @@ pub struct Pipeline {
     /// options.
     #[schemars(schema_with = "schema::sources")]
     pub sources: BTreeMap<String, Source>,
-    /// What is done with them, by name.
+    /// What is done with them, by name: steps, and calls of other pipelines.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<schema::Name, Step>")]
+    #[schemars(schema_with = "schema::steps")]
     pub steps: BTreeMap<String, Step>,
+    /// The steps that stand for the steps of another pipeline. Reading a definition puts those in their place, so that
+    /// there are none in one without errors.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(skip)]
+    pub calls: BTreeMap<String, Call>,
     /// Where results go, by name.
     #[schemars(with = "BTreeMap<schema::Name, Sink>")]
     pub sinks: BTreeMap<String, Sink>,
@@ -105,7 +107,7 @@ pub struct Source {
 }
 
 /// What is done with messages. Exactly one of map, filter, flat-map, branch, accumulate, delay and monolithic names a
-/// component that does it, or one of de-duplicate, throttle and concatenate has the settings of what needs no component.
+/// component that does it, or one of de-duplicate, throttle, concatenate and enrich has the settings of what needs no component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(deny_unknown_fields, transform = schema::add_kinds)]
@@ -143,7 +145,7 @@ pub struct Step {
     #[schemars(schema_with = "schema::config")]
     pub config: BTreeMap<String, String>,
     /// What the component may use beside computing: clocks, random, log,
-    /// config. Nothing by default.
+    /// config, kv:BUCKET, kv:read:BUCKET, http:METHOD:HOST. Nothing by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::grants")]
     pub grants: Vec<String>,
@@ -181,11 +183,13 @@ pub enum Kind {
     Throttle,
     /// Passes on what comes from several.
     Concatenate,
+    /// Adds what a key-value bucket has for a message.
+    Enrich,
 }
 
 impl Kind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Map,
         Self::Filter,
         Self::FlatMap,
@@ -196,6 +200,7 @@ impl Kind {
         Self::DeDuplicate,
         Self::Throttle,
         Self::Concatenate,
+        Self::Enrich,
     ];
 
     /// The field that names a component of this kind, or has the settings of one without.
@@ -212,6 +217,7 @@ impl Kind {
             Self::DeDuplicate => "de-duplicate",
             Self::Throttle => "throttle",
             Self::Concatenate => "concatenate",
+            Self::Enrich => "enrich",
         }
     }
 
@@ -234,6 +240,7 @@ impl Kind {
             Self::DeDuplicate => Some(&registry::DE_DUPLICATE),
             Self::Throttle => Some(&registry::THROTTLE),
             Self::Concatenate => Some(&registry::CONCATENATE),
+            Self::Enrich => Some(&registry::ENRICH),
             _ => None,
         }
     }
@@ -271,6 +278,9 @@ impl Kind {
                 "Lets so many messages of a key through in a time; needs no component."
             }
             Self::Concatenate => "Passes on what comes from several; needs no component, write {}.",
+            Self::Enrich => {
+                "Adds to each message what a key-value bucket has for it; needs no component."
+            }
         }
     }
 }
@@ -285,13 +295,13 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Input {
-    /// Name of a source or step, or `step.arm` for an arm of a branch.
+    /// Name of a source or step, or `step.arm` for an arm of a branch or a sink of a sub-pipeline.
     #[schemars(schema_with = "schema::origin")]
     pub name: String,
     /// Keep messages on disk between the two: true, or settings. What was
     /// accepted then survives a restart, and the two run as stages of their
     /// own.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::durable")]
     pub durable: Option<Durable>,
 }
@@ -319,6 +329,42 @@ pub struct Durable {
     /// Fields of [`millrace_settings::Delivery`].
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub delivery: BTreeMap<String, String>,
+}
+
+/// The steps of another pipeline, put in here. What its sources give comes from here, and what comes to its sinks is taken
+/// from here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields, transform = schema::add_call_inputs)]
+pub struct Call {
+    /// Name of the other pipeline; the binding says which file it is.
+    #[schemars(with = "schema::Name")]
+    pub pipeline: String,
+    /// What it is there for, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What its only source stands for: the sources and steps to take messages from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::inputs")]
+    pub from: Vec<Input>,
+    /// What each of its sources stands for, where it has several, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::call_inputs")]
+    pub inputs: BTreeMap<String, Vec<Input>>,
+    /// Values of its parameters, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::parameter_values")]
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl Call {
+    /// What a source of the other pipeline stands for.
+    #[must_use]
+    pub fn input(&self, source: &str) -> &[Input] {
+        if self.inputs.is_empty() {
+            return &self.from;
+        }
+        self.inputs.get(source).map(Vec::as_slice).unwrap_or_default()
+    }
 }
 
 /// Where results go.
@@ -353,6 +399,15 @@ pub struct Binding {
     #[serde(default)]
     #[schemars(with = "BTreeMap<schema::Name, Component>")]
     pub components: BTreeMap<String, Component>,
+    /// The file of each sub-pipeline.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<schema::Name, SubPipeline>")]
+    pub pipelines: BTreeMap<String, SubPipeline>,
+    /// What is known of the servers that steps are granted requests to, by host,
+    /// or host and port, as the grants name them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::servers")]
+    pub servers: BTreeMap<String, BTreeMap<String, String>>,
     /// The hosts of the lattice that run the stages: one of them, which is the
     /// default, or every one.
     #[serde(default, skip_serializing_if = "Hosts::is_one")]
@@ -409,6 +464,19 @@ pub struct SinkBinding {
     pub connector: String,
     /// The connector's settings, as the author wrote them.
     pub settings: BTreeMap<String, String>,
+}
+
+/// Where a sub-pipeline is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct SubPipeline {
+    /// Path of its definition, from the folder of this file.
+    #[schemars(length(min = 1))]
+    pub file: String,
+    /// The digest that the file has to have: sha256: and 64 digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::component_digest")]
+    pub digest: Option<String>,
 }
 
 /// Where a component is.

@@ -210,6 +210,8 @@ pub enum ValueOrigin {
     Default,
     /// The binding.
     Binding,
+    /// The step of another definition that calls this one.
+    Call,
     /// The command line, or whoever else has read the definition.
     Given,
 }
@@ -221,6 +223,7 @@ impl ValueOrigin {
         match self {
             Self::Default => "the default",
             Self::Binding => "from the binding",
+            Self::Call => "given by the call",
             Self::Given => "given with --param",
         }
     }
@@ -274,7 +277,8 @@ pub(crate) struct Declared {
 #[derive(Debug)]
 pub(crate) struct FileValue {
     text: String,
-    span: Range<usize>,
+    /// Where it stands, if that is not to be looked up by its path.
+    span: Option<Range<usize>>,
 }
 
 /// Values by the names of parameters, as `binding.parameters` has them.
@@ -461,7 +465,10 @@ impl Reader {
         let mut given = Given::new();
         for entry in self.unique(entries, &path).entries {
             if let Some(text) = self.own_value(&entry.value, &path.key(&entry.key)) {
-                given.insert(entry.key.clone(), FileValue { text, span: entry.value.span.clone() });
+                given.insert(
+                    entry.key.clone(),
+                    FileValue { text, span: Some(entry.value.span.clone()) },
+                );
             }
         }
         given
@@ -471,6 +478,12 @@ impl Reader {
 /// The texts that a binding gives, for the model.
 pub(crate) fn texts(given: &Given) -> BTreeMap<String, String> {
     given.iter().map(|(name, value)| (name.clone(), value.text.clone())).collect()
+}
+
+/// The values that a call gives, as a binding gives them.
+pub(crate) fn given_by_call(texts: &BTreeMap<String, String>) -> Given {
+    let value = |text: &String| FileValue { text: text.clone(), span: None };
+    texts.iter().map(|(name, text)| (name.clone(), value(text))).collect()
 }
 
 /// The type of a parameter that does not say one: that of its default.
@@ -489,8 +502,14 @@ fn shown(text: &str) -> String {
 
 /// What is given to a definition.
 pub(crate) struct Sources<'a> {
-    /// By the binding.
+    /// What the definition is called in what is said to whoever gives it values.
+    pub(crate) definition: &'a str,
+    /// By the binding, or by the call.
     pub(crate) binding: &'a Given,
+    /// Where these stand.
+    pub(crate) at: Path,
+    /// Which of the two it is.
+    pub(crate) origin: ValueOrigin,
     /// By whoever reads the definition; these come first.
     pub(crate) given: &'a BTreeMap<String, String>,
     /// Whether there is a binding at all. Without one nothing can be deployed, and values may still come.
@@ -508,17 +527,19 @@ pub(crate) fn resolve(
         let mend = match guess(name, names()) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None if declared.parameters.is_empty() => {
-                "the definition has no parameters: add `parameters`, or leave the value out"
-                    .to_owned()
+                format!(
+                    "{} has no parameters: add `parameters`, or leave the value out",
+                    sources.definition
+                )
             }
             None => format!("it has {}", list(&names().collect::<Vec<_>>())),
         };
         Issue::error(UNKNOWN, path, part, what).mend(mend)
     };
     let asked = |name: &str| declared.unread || declared.parameters.contains_key(name);
-    let binding_path = Path::of(["binding", "parameters"]);
+    let binding_path = &sources.at;
     for name in sources.binding.keys().filter(|name| !asked(name)) {
-        let message = format!("the definition has no parameter {}", quoted(name));
+        let message = format!("{} has no parameter {}", sources.definition, quoted(name));
         of_binding.push(unknown(name, binding_path.key(name), Part::Key, message));
     }
     for name in sources.given.keys().filter(|name| !asked(name)) {
@@ -541,7 +562,7 @@ pub(crate) fn resolve(
             let message =
                 format!("the parameter {} cannot be {}", quoted(name), shown(&given.text));
             let issue = Issue::error(WRONG, binding_path.key(name), Part::Value, message);
-            of_binding.push(issue.mend(format!("it {why}")).at(given.span.clone()));
+            of_binding.push(Issue { span: given.span.clone(), ..issue.mend(format!("it {why}")) });
         }
         let chosen = if let Some(text) = sources.given.get(name) {
             match parameter.refuses(text).filter(|_| !wrong) {
@@ -558,9 +579,21 @@ pub(crate) fn resolve(
                 None => value(text, ValueOrigin::Given),
             }
         } else if let Some(given) = from_file {
-            if refused.is_some() { None } else { value(&given.text, ValueOrigin::Binding) }
+            if refused.is_some() { None } else { value(&given.text, sources.origin) }
         } else if let Some(default) = &parameter.default {
             value(default, ValueOrigin::Default)
+        } else if sources.origin == ValueOrigin::Call {
+            if !wrong {
+                let message = format!(
+                    "the parameter {} of {} has no value",
+                    quoted(name),
+                    sources.definition
+                );
+                let issue = Issue::error(MISSING, binding_path.key(name), Part::Missing, message);
+                let mend = format!("add `parameters: {{ {name}: ... }}`, or a `default` there");
+                of_binding.push(issue.mend(mend));
+            }
+            None
         } else {
             if !wrong {
                 let message = format!("the parameter {} has no value", quoted(name));
@@ -627,6 +660,8 @@ enum At {
     Sources,
     Steps,
     Step,
+    /// What the sources of a sub-pipeline stand for.
+    Inputs,
     Sinks,
     Sink,
     From,
@@ -651,7 +686,9 @@ impl At {
             (Self::Top, "binding") => Self::Binding,
             (Self::Top | Self::Binding, "parameters") => Self::Parameters,
             (Self::Steps, _) => Self::Step,
-            (Self::Step, "arms" | "grants") => Self::Fixed,
+            (Self::Step, "arms" | "grants" | "pipeline") => Self::Fixed,
+            (Self::Step, "inputs") => Self::Inputs,
+            (Self::Inputs, _) => Self::From,
             (Self::Step, key) if single && Kind::ALL.iter().any(|kind| kind.as_str() == key) => {
                 Self::Fixed
             }

@@ -11,10 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use millrace_grants::{Access, Grant};
 use millrace_settings::edge::{self, EdgeSettings};
-use millrace_settings::operators::{DeDuplicate, Harness, Throttle};
+use millrace_settings::operators::{DeDuplicate, Enrich, Throttle};
 use millrace_settings::window::Window;
-use millrace_settings::{Delivery, FieldError, Rollout, Settings, from_flat, registry};
+use millrace_settings::{Delivery, FieldError, Rollout, Server, from_flat, registry};
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, Severity};
@@ -84,6 +85,9 @@ pub struct Plan {
     /// How a new version is watched, and when the one before it is put back.
     #[serde(skip_serializing_if = "Rollout::is_default", default)]
     pub rollout: Rollout,
+    /// What is known of the servers that steps were granted requests to, as the grants name them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub servers: BTreeMap<String, Server>,
     /// The hosts that run the stages.
     #[serde(skip_serializing_if = "Hosts::is_one", default)]
     pub hosts: Hosts,
@@ -108,6 +112,17 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// What the steps were granted of what lies outside, by step: each request is held against it.
+    #[must_use]
+    pub fn outside(&self) -> BTreeMap<String, BTreeSet<Grant>> {
+        let of = |step: &PlannedStep| {
+            let grants = step.grants.iter().filter_map(|grant| grant.parse::<Grant>().ok());
+            let grants: BTreeSet<Grant> = grants.filter(Grant::is_outside).collect();
+            (!grants.is_empty()).then(|| (step.name.clone(), grants))
+        };
+        self.steps.iter().filter_map(of).collect()
+    }
+
     /// What the harness in a stage reads through wasi:config
     /// (docs/architecture.md, "Configuration of a stage").
     #[must_use]
@@ -250,6 +265,8 @@ pub enum Reason {
     State,
     /// One of the two is a stage by itself.
     Monolithic,
+    /// The one before uses what lies outside: its stage is linked to the conduit, which it asks.
+    Outside,
     /// Several take messages from the one before.
     FanOut,
     /// The one behind takes messages from several.
@@ -268,6 +285,7 @@ impl fmt::Display for Reason {
             Self::Results => "the one before has a state for each key",
             Self::State => "the one behind has a state for each key",
             Self::Monolithic => "one of the two is monolithic, a stage by itself",
+            Self::Outside => "the stage before asks the conduit for what its steps were granted",
             Self::FanOut => "several take messages from the one before",
             Self::FanIn => "the one behind takes messages from several",
             Self::Instances => "the two have different numbers of instances",
@@ -334,7 +352,9 @@ pub fn desk_plan(pipeline: &Pipeline, folder: &Path) -> Result<Plan, PlanError> 
     }
     match &pipeline.binding {
         Some(binding) => of(pipeline, binding, folder),
-        None if pipeline.steps.values().all(|step| step.kind.settings().is_some()) => {
+        None if pipeline.calls.is_empty()
+            && pipeline.steps.values().all(|step| step.kind.settings().is_some()) =>
+        {
             of(pipeline, &Binding::default(), folder)
         }
         None => Err(PlanError::NoComponents),
@@ -361,6 +381,7 @@ fn of(pipeline: &Pipeline, binding: &Binding, folder: &Path) -> Result<Plan, Pla
         sinks: builder.sinks()?,
         rollout: read("rollout", from_flat(&pipeline.rollout, &[]))?,
         stages: builder.stages,
+        servers: servers(binding)?,
         hosts: binding.hosts,
     })
 }
@@ -416,6 +437,15 @@ impl<'a> Graph<'a> {
         self.pipeline.steps.get(step).is_some_and(|step| step.kind == Kind::Monolithic)
     }
 
+    /// Whether the stage of a step asks the provider it is linked to for what its steps were granted.
+    fn asks(&self, step: &str) -> bool {
+        let Some(found) = self.pipeline.steps.get(step) else { return false };
+        let outside = |grant: &String| grant.parse().is_ok_and(|grant: Grant| grant.is_outside());
+        found.kind == Kind::Enrich
+            || found.grants.iter().any(outside)
+            || self.calls(step).is_some_and(|before| self.asks(before))
+    }
+
     fn has_state(&self, step: &str) -> bool {
         self.pipeline.steps.get(step).is_some_and(|step| step.kind.has_state())
     }
@@ -464,6 +494,9 @@ impl<'a> Graph<'a> {
         }
         if self.consumers(from).len() > 1 {
             return Some(Reason::FanOut);
+        }
+        if self.pipeline.sinks.contains_key(to) && self.asks(from) {
+            return Some(Reason::Outside);
         }
         // A source calls its stage and a stage its sink's provider, whatever
         // else does.
@@ -574,7 +607,13 @@ impl<'a> Builder<'a> {
                 Some(self.folder.join(file.strip_prefix("./").unwrap_or(file)))
             }
         };
-        let grants: BTreeSet<&String> = step.grants.iter().collect();
+        let settings = harness(name, step).unwrap_or_default();
+        // What an enrich looks up in is granted to it by saying so.
+        let bucket = settings.get("bucket").filter(|_| step.kind == Kind::Enrich);
+        let lookup = bucket.map(|bucket| {
+            Grant::KeyValue { access: Access::Read, bucket: bucket.clone() }.to_string()
+        });
+        let grants: BTreeSet<String> = step.grants.iter().cloned().chain(lookup).collect();
         Some(PlannedStep {
             name: name.to_owned(),
             kind: step.kind,
@@ -582,9 +621,9 @@ impl<'a> Builder<'a> {
             arms: self.graph.arms(name),
             // What lint found nothing wrong with can be read.
             window: window(name, step).ok().flatten(),
-            settings: harness(name, step).unwrap_or_default(),
+            settings,
             config: step.config.clone(),
-            grants: grants.into_iter().cloned().collect(),
+            grants: grants.into_iter().collect(),
             memory_max: step.memory.map(|memory| memory.get()),
         })
     }
@@ -749,6 +788,13 @@ impl<'a> Builder<'a> {
     }
 }
 
+fn servers(binding: &Binding) -> Result<BTreeMap<String, Server>, PlanError> {
+    let read = |(name, settings): (&String, &BTreeMap<String, String>)| {
+        Ok((name.clone(), read(name, from_flat(settings, &[]))?))
+    };
+    binding.servers.iter().map(read).collect()
+}
+
 /// The windows of a step with state.
 fn window(name: &str, step: &Step) -> Result<Option<Window>, PlanError> {
     let has_windows = step.kind.has_windows();
@@ -757,17 +803,13 @@ fn window(name: &str, step: &Step) -> Result<Option<Window>, PlanError> {
 
 /// What the harness is told about a step that needs no component.
 fn harness(name: &str, step: &Step) -> Result<BTreeMap<String, String>, PlanError> {
-    fn told<T: Settings + Harness>(
-        name: &str,
-        settings: &BTreeMap<String, String>,
-    ) -> Result<BTreeMap<String, String>, PlanError> {
-        Ok(read(name, from_flat::<T, _>(settings, &[]))?.harness())
-    }
-    match step.kind {
-        Kind::DeDuplicate => told::<DeDuplicate>(name, &step.settings),
-        Kind::Throttle => told::<Throttle>(name, &step.settings),
-        _ => Ok(BTreeMap::new()),
-    }
+    let settings = &step.settings;
+    Ok(match step.kind {
+        Kind::DeDuplicate => read(name, from_flat::<DeDuplicate, _>(settings, &[]))?.harness(),
+        Kind::Throttle => read(name, from_flat::<Throttle, _>(settings, &[]))?.harness(),
+        Kind::Enrich => read(name, from_flat::<Enrich, _>(settings, &[]))?.harness(),
+        _ => BTreeMap::new(),
+    })
 }
 
 fn read<T>(name: &str, result: Result<T, FieldError>) -> Result<T, PlanError> {

@@ -13,8 +13,8 @@ use millrace_settings::registry;
 use crate::finding::Issue;
 use crate::locate::{Part, Path, quoted};
 use crate::model::{
-    Binding, Component, Durable, Input, Kind, Pipeline, Sink, SinkBinding, Source, SourceBinding,
-    Step,
+    Binding, Call, Component, Durable, Input, Kind, Pipeline, Sink, SinkBinding, Source,
+    SourceBinding, Step, SubPipeline,
 };
 use crate::tree::{Entry, Node, Value};
 
@@ -36,6 +36,12 @@ pub(crate) struct Reader {
     /// Whether an input could not be read, so that it is not known whose
     /// messages are taken.
     pub(crate) inputs_unread: bool,
+}
+
+/// What is written as a step.
+enum StepOrCall {
+    Step(Step),
+    Call(Call),
 }
 
 /// The fields of one mapping, each name once.
@@ -86,6 +92,15 @@ impl Reader {
             root.span.start..root.span.start,
             &["millrace", "pipeline", "version", "sources", "sinks"],
         );
+        let mut steps = BTreeMap::new();
+        let mut calls = BTreeMap::new();
+        let read = self.named(&fields, "steps", &Path::of(["steps"]), Self::step_or_call);
+        for (name, one) in read {
+            match one {
+                StepOrCall::Step(step) => drop(steps.insert(name, step)),
+                StepOrCall::Call(call) => drop(calls.insert(name, call)),
+            }
+        }
         Some(Pipeline {
             millrace: self.text_field(&fields, &top, "millrace").unwrap_or_default(),
             pipeline: self.text_field(&fields, &top, "pipeline").unwrap_or_default(),
@@ -94,7 +109,8 @@ impl Reader {
             // Read before their values were put into the rest.
             parameters: BTreeMap::new(),
             sources: fields.get("sources").map(|e| self.sources(&e.value)).unwrap_or_default(),
-            steps: self.named(&fields, "steps", &Path::of(["steps"]), Self::step),
+            steps,
+            calls,
             sinks: self.named(&fields, "sinks", &Path::of(["sinks"]), Self::sink),
             rollout: self.section(&fields, &top, "rollout", &registry::ROLLOUT),
             binding: fields.get("binding").map(|entry| self.binding(&entry.value)),
@@ -157,6 +173,73 @@ impl Reader {
         }
     }
 
+    fn step_or_call(&mut self, entry: &Entry, path: &Path) -> StepOrCall {
+        let is_call = match &entry.value.value {
+            Value::Map(fields) => fields.iter().any(|field| field.key == "pipeline"),
+            _ => false,
+        };
+        match is_call {
+            true => StepOrCall::Call(self.call(entry, path)),
+            false => StepOrCall::Step(self.step(entry, path)),
+        }
+    }
+
+    /// A step that stands for the steps of another pipeline.
+    fn call(&mut self, entry: &Entry, path: &Path) -> Call {
+        const KNOWN: &[&str] = &["pipeline", "description", "from", "inputs", "parameters"];
+        let Some(fields) = self.known_fields(&entry.value, path, KNOWN) else {
+            self.inputs_unread = true;
+            return Call::default();
+        };
+        let from = path.key("from");
+        let inputs = fields.get("inputs");
+        if let (Some(inputs), Some(_)) = (inputs, fields.get("from")) {
+            let message = "a sub-pipeline has either `from` or `inputs`";
+            let issue = Issue::error("duplicate", path.key("inputs"), Part::Key, message);
+            let mend = "keep `from` for one with a single source, or `inputs` with the names of its sources";
+            self.note(issue.mend(mend).at(inputs.key_span.clone()));
+        }
+        if inputs.is_none() {
+            self.require(&fields, path, entry.key_span.clone(), &["from"]);
+        }
+        Call {
+            pipeline: self.text_field(&fields, path, "pipeline").unwrap_or_default(),
+            description: self.text_field(&fields, path, "description"),
+            from: match inputs {
+                Some(_) => Vec::new(),
+                None => self.inputs(&fields, path),
+            },
+            inputs: inputs
+                .map(|entry| {
+                    let path = path.key("inputs");
+                    let before = self.issues.len();
+                    let read = self.entries(&entry.value, &path, Self::inputs_of);
+                    self.inputs_unread |= read.is_empty();
+                    // Then it has nothing to take from, which is no second mistake.
+                    let wrong = self.issues.get_mut(before).filter(|_| read.is_empty());
+                    if let Some(wrong) = wrong {
+                        wrong.meant = Some(from);
+                    }
+                    read
+                })
+                .unwrap_or_default(),
+            parameters: fields
+                .get("parameters")
+                .map(|e| {
+                    self.scalars(&e.value, &path.key("parameters"), |entry, path| {
+                        let message = format!(
+                            "the value of a parameter is a single value, and that of {} is {}",
+                            quoted(&entry.key),
+                            entry.value.what()
+                        );
+                        Issue::error("wrong-type", path, Part::Key, message)
+                            .mend("write a text, a number, true or false")
+                    })
+                })
+                .unwrap_or_default(),
+        }
+    }
+
     /// A step keeps its place even if nothing inside can be read: others may
     /// name it.
     fn step(&mut self, entry: &Entry, path: &Path) -> Step {
@@ -181,7 +264,8 @@ impl Reader {
         let kinds = Kind::ALL.map(Kind::as_str);
         let own =
             ["description", "arms", "from", "window", "config", "grants", "memory", "instances"];
-        let known: Vec<&str> = kinds.into_iter().chain(own).collect();
+        // A `pipeline` that is misspelt is to be found too.
+        let known: Vec<&str> = kinds.into_iter().chain(own).chain(["pipeline"]).collect();
         let fields = self.known_fields(&entry.value, path, &known)?;
         self.require(&fields, path, entry.key_span.clone(), &["from"]);
         let kind = self.kind(entry, &fields, path);
@@ -226,7 +310,7 @@ impl Reader {
         let Some((first, _)) = found.next() else {
             let message = format!("the step {} does not say what it does", quoted(&entry.key));
             let issue = Issue::error("step-kind", path.clone(), Part::Key, message).mend(format!(
-                "add one of {} with the name of a component, or one of {} with its settings",
+                "add one of {} with the name of a component, or one of {} with its settings, or `pipeline` with the name of another definition",
                 kinds(false),
                 kinds(true)
             ));
@@ -260,7 +344,11 @@ impl Reader {
             self.inputs_unread = true;
             return Vec::new();
         };
-        let path = path.key("from");
+        self.inputs_of(entry, &path.key("from"))
+    }
+
+    /// The inputs under a field.
+    fn inputs_of(&mut self, entry: &Entry, path: &Path) -> Vec<Input> {
         let read: Vec<Option<Input>> = match &entry.value.value {
             Value::List(items) => items
                 .iter()
@@ -268,10 +356,10 @@ impl Reader {
                 .map(|(at, item)| self.input(item, &path.index(at)))
                 .collect(),
             Value::Null => Vec::new(),
-            _ => vec![self.input(&entry.value, &path)],
+            _ => vec![self.input(&entry.value, path)],
         };
         if read.is_empty() {
-            self.missing_value(entry, &path, "from");
+            self.missing_value(entry, path, &entry.key);
         }
         self.inputs_unread |= read.is_empty() || read.iter().any(Option::is_none);
         read.into_iter().flatten().collect()
@@ -345,7 +433,7 @@ impl Reader {
         let Some(fields) = self.known_fields(
             node,
             &path,
-            &["parameters", "sources", "sinks", "components", "hosts"],
+            &["parameters", "sources", "sinks", "components", "pipelines", "servers", "hosts"],
         ) else {
             self.binding_unread = true;
             return Binding::default();
@@ -355,8 +443,19 @@ impl Reader {
             sources: self.named(&fields, "sources", &path.key("sources"), Self::source_binding),
             sinks: self.named(&fields, "sinks", &path.key("sinks"), Self::sink_binding),
             components: self.named(&fields, "components", &path.key("components"), Self::component),
+            pipelines: self.named(&fields, "pipelines", &path.key("pipelines"), Self::sub_pipeline),
+            servers: self.named(&fields, "servers", &path.key("servers"), Self::server),
             hosts: self.value_field(&fields, &path, "hosts").unwrap_or_default(),
         }
+    }
+
+    fn server(&mut self, entry: &Entry, path: &Path) -> BTreeMap<String, String> {
+        let Value::Map(entries) = &entry.value.value else {
+            self.wrong_type(&entry.value, path, "a mapping of settings");
+            return BTreeMap::new();
+        };
+        let fields = self.unique(entries, path);
+        self.settings(fields.entries.iter(), path, &registry::SERVER)
     }
 
     fn source_binding(&mut self, entry: &Entry, path: &Path) -> SourceBinding {
@@ -507,6 +606,17 @@ impl Reader {
         Component {
             file: self.text_field(&fields, path, "file").unwrap_or_default(),
             version: self.text_field(&fields, path, "version"),
+            digest: self.text_field(&fields, path, "digest"),
+        }
+    }
+
+    fn sub_pipeline(&mut self, entry: &Entry, path: &Path) -> SubPipeline {
+        let Some(fields) = self.known_fields(&entry.value, path, &["file", "digest"]) else {
+            return SubPipeline::default();
+        };
+        self.require(&fields, path, entry.key_span.clone(), &["file"]);
+        SubPipeline {
+            file: self.text_field(&fields, path, "file").unwrap_or_default(),
             digest: self.text_field(&fields, path, "digest"),
         }
     }
@@ -724,7 +834,7 @@ fn example(field: &str) -> &'static str {
         "sinks" => "`sinks:` and, for each, `name: { from: step }`",
         "from" => "`from: ` and the name of a source or step",
         "name" => "`name: ` and the name of a source or step",
-        "file" => "`file: ` and the path of the component",
+        "file" => "`file: ` and its path",
         "inputs" => "`inputs:` and, for a source, a list of messages",
         "tests" => "`tests:` and, for each, `name: { inputs: ..., outputs: ... }`",
         _ => "it",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::finding::Issue;
 use crate::locate::{Part, Path, quoted};
 use crate::read::{Fields, Reader, found};
-use crate::test::{Hex, Payload, Test, TestMessage, TestReject};
+use crate::test::{Hex, Payload, Test, TestMessage, TestReject, TestResponse};
 use crate::tree::{Entry, Node, Value};
 
 /// The fields that say what a message contains.
@@ -32,6 +32,8 @@ impl Reader {
             "description",
             "time",
             "until",
+            "kv",
+            "http",
             "inputs",
             "outputs",
             "rejected",
@@ -53,6 +55,10 @@ impl Reader {
             description: self.text_field(&fields, path, "description"),
             time: self.value_field(&fields, path, "time"),
             until: self.value_field(&fields, path, "until"),
+            kv: self.named(&fields, "kv", &path.key("kv"), |reader, entry, path| {
+                reader.config(&entry.value, path)
+            }),
+            http: self.named(&fields, "http", &path.key("http"), Self::response),
             inputs: self.named(&fields, "inputs", &path.key("inputs"), Self::given),
             outputs: self.named(&fields, "outputs", &path.key("outputs"), Self::expected),
             rejected: self.named(&fields, "rejected", &path.key("rejected"), Self::rejects),
@@ -60,6 +66,21 @@ impl Reader {
             ignore,
             select,
             tolerance: self.value_field(&fields, path, "tolerance"),
+        }
+    }
+
+    fn response(&mut self, entry: &Entry, path: &Path) -> TestResponse {
+        const KNOWN: [&str; 4] = ["status", "payload", "hex", "headers"];
+        let Some(fields) = self.known_fields(&entry.value, path, &KNOWN) else {
+            return TestResponse::default();
+        };
+        let headers = fields.get("headers");
+        TestResponse {
+            status: self.value_field(&fields, path, "status"),
+            payload: self.payload(&fields, path),
+            headers: headers
+                .map(|e| self.header_values(&e.value, &path.key("headers")))
+                .unwrap_or_default(),
         }
     }
 

@@ -4,13 +4,15 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use millrace_grants::Grant;
 use millrace_settings::registry::{self, Connector, Kind as SettingsKind};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use crate::model::{
-    Binding, Durable, GRANTS, Input, Kind, Pipeline, SinkBinding, Source, SourceBinding, VERSION,
+    Binding, Call, Durable, Input, Kind, Pipeline, SinkBinding, Source, SourceBinding, Step,
+    VERSION,
 };
 use crate::parameters::{Parameter, ParameterType};
 use crate::test::{RejectKind, Test};
@@ -315,13 +317,55 @@ pub(crate) fn inputs(generator: &mut SchemaGenerator) -> Schema {
     ] })
 }
 
+/// Steps of the definition itself, and calls of other pipelines.
+pub(crate) fn steps(generator: &mut SchemaGenerator) -> Schema {
+    let name = generator.subschema_for::<Name>();
+    let step = generator.subschema_for::<Step>();
+    let call = generator.subschema_for::<Call>();
+    json_schema!({
+        "type": "object",
+        "propertyNames": name,
+        "additionalProperties": { "anyOf": [step, call] },
+    })
+}
+
+/// What each source of a sub-pipeline stands for.
+pub(crate) fn call_inputs(generator: &mut SchemaGenerator) -> Schema {
+    let name = generator.subschema_for::<Name>();
+    let inputs = inputs(generator);
+    json_schema!({
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": name,
+        "additionalProperties": inputs,
+    })
+}
+
+/// A call takes from `from` or has `inputs`, and not both.
+pub(crate) fn add_call_inputs(call: &mut Schema) {
+    call.insert("oneOf".to_owned(), json!([{ "required": ["from"] }, { "required": ["inputs"] }]));
+}
+
 pub(crate) fn config(_: &mut SchemaGenerator) -> Schema {
     let types = ["string", "number", "boolean", "object", "array"];
     json_schema!({ "type": "object", "additionalProperties": { "type": types } })
 }
 
 pub(crate) fn grants(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "array", "items": { "type": "string", "enum": GRANTS } })
+    // The first half is what an editor offers.
+    json_schema!({ "type": "array", "items": { "anyOf": [
+        { "type": "string", "enum": ["clocks", "random", "log", "config"] },
+        { "type": "string", "pattern": Grant::PATTERN, "examples": ["kv:limits", "http:get:api.example.com"] },
+    ] } })
+}
+
+pub(crate) fn servers(generator: &mut SchemaGenerator) -> Schema {
+    let server = (registry::SERVER.schema)(generator);
+    json_schema!({
+        "type": "object",
+        "propertyNames": { "pattern": "^[a-z0-9.\\[\\]:_-]{1,260}$" },
+        "additionalProperties": server,
+    })
 }
 
 pub(crate) fn hosts(_: &mut SchemaGenerator) -> Schema {
@@ -358,6 +402,49 @@ pub(crate) fn tolerance(_: &mut SchemaGenerator) -> Schema {
 pub(crate) fn payload_paths(_: &mut SchemaGenerator) -> Schema {
     let path = r"^payload(\.[^.]+)*$";
     json_schema!({ "type": "array", "items": { "type": "string", "pattern": path } })
+}
+
+/// What buckets have at the beginning of a test.
+pub(crate) fn test_values(generator: &mut SchemaGenerator) -> Schema {
+    let name = generator.subschema_for::<Name>();
+    let value = json!({ "type": ["string", "number", "boolean", "object", "array"] });
+    json_schema!({
+        "type": "object",
+        "propertyNames": name,
+        "additionalProperties": { "type": "object", "additionalProperties": value },
+    })
+}
+
+/// What servers answer in a test.
+pub(crate) fn test_responses(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "propertyNames": { "pattern": "^(get|head|post|put|patch|delete) https?://" },
+        "additionalProperties": {
+            "type": "object",
+            "additionalProperties": false,
+            "not": { "required": ["payload", "hex"] },
+            "properties": {
+                "status": {
+                    "type": "integer", "minimum": 100, "maximum": 599, "default": 200,
+                    "description": "Status code.",
+                },
+                "payload": {
+                    "type": ["string", "number", "boolean", "object", "array"],
+                    "description": "The content: a mapping or a list is JSON, anything else text.",
+                },
+                "hex": {
+                    "type": ["string", "number"],
+                    "description": "The content, as bytes in hexadecimal.",
+                },
+                "headers": {
+                    "type": "object",
+                    "additionalProperties": { "type": ["string", "number", "boolean"] },
+                    "description": "Header fields.",
+                },
+            },
+        },
+    })
 }
 
 /// Messages of a test by the names of sources: each has a content.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use chrono::{DateTime, SecondsFormat};
+use millrace_settings::values::Count;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
@@ -32,6 +33,15 @@ pub struct Test {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub until: Option<Time>,
+    /// What the key-value buckets have at the beginning, by bucket and key: a single value as it is written, a mapping or a list
+    /// as JSON.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::test_values")]
+    pub kv: BTreeMap<String, BTreeMap<String, String>>,
+    /// What servers answer, by method and URL, as `get http://api.example.com/limits`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::test_responses")]
+    pub http: BTreeMap<String, TestResponse>,
     /// The messages of each source, in order.
     #[schemars(schema_with = "schema::given_messages")]
     pub inputs: BTreeMap<String, Vec<TestMessage>>,
@@ -89,6 +99,21 @@ pub struct TestMessage {
     /// When it was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<Time>,
+}
+
+/// What a server answers in a test.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TestResponse {
+    /// Status code; 200 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Count<100, 599>>,
+    /// The content.
+    #[serde(flatten)]
+    pub payload: Option<Payload>,
+    /// Header fields.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
 }
 
 /// A message that a step has to reject.

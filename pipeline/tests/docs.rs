@@ -11,7 +11,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use millrace_pipeline::{Document, Options, load};
+use millrace_pipeline::{Document, Options, load, load_with};
 use millrace_settings::registry::{self, Kind};
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
@@ -38,16 +38,22 @@ fn examples(text: &str) -> Vec<&str> {
 fn the_examples_are_right() {
     let text = fs::read_to_string(reference()).unwrap();
     let examples = examples(&text);
-    assert_eq!(examples.len(), 5);
+    assert_eq!(examples.len(), 7);
+    // The one that another calls.
+    let cleaning = examples.iter().find(|text| text.contains("pipeline: cleaning\n")).unwrap();
+    let library = |file: &Path| {
+        assert_eq!(file, Path::new("cleaning.yaml"));
+        Ok((*cleaning).to_owned())
+    };
     let graph = Document { file: "pipeline.md", text: examples[0] };
     for example in &examples {
         let document = Document { file: "pipeline.md", text: example };
         let loaded = match example.contains("sources:\n") && !example.contains("version:") {
             true => load(graph, Some(document), &Options::default()),
-            false => load(document, None, &Options::default()),
+            false => load_with(document, None, &Options::default(), &library),
         };
         assert!(loaded.findings().is_empty(), "{}", loaded.render(false));
-        assert!(loaded.plan().is_ok());
+        loaded.plan().unwrap();
     }
 }
 
@@ -73,6 +79,8 @@ fn the_tables_of_settings_are_current() {
         (reference(), "edge", &registry::EDGE),
         (reference(), "window", &registry::WINDOW),
         (reference(), "de-duplicate", &registry::DE_DUPLICATE),
+        (reference(), "enrich", &registry::ENRICH),
+        (reference(), "server", &registry::SERVER),
         (reference(), "throttle", &registry::THROTTLE),
         (reference(), "delivery", &registry::DELIVERY),
         (reference(), "rollout", &registry::ROLLOUT),

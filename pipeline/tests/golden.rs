@@ -14,7 +14,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use millrace_pipeline::{Document, Loaded, Options, load, load_files};
+use millrace_pipeline::{Document, LoadError, Loaded, Options, load, load_files, load_with};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -49,7 +49,13 @@ fn expect_file(path: &Path, actual: &str, wrong: &mut Vec<String>) {
 fn read(path: &Path, check_files: bool) -> Loaded {
     let text = fs::read_to_string(path).unwrap();
     let file = path.file_name().unwrap().to_str().unwrap();
-    load(Document { file, text: &text }, None, &Options { check_files, ..Options::default() })
+    let folder = path.parent().unwrap();
+    let library = |file: &Path| {
+        let error = |source| LoadError::Read { path: file.to_owned(), source };
+        fs::read_to_string(folder.join(file)).map_err(error)
+    };
+    let options = Options { check_files, ..Options::default() };
+    load_with(Document { file, text: &text }, None, &options, &library)
 }
 
 #[test]
@@ -87,6 +93,12 @@ fn a_plan_survives_json() {
     }
 }
 
+/// Files of components are from the folder in which tests run.
+fn looks_at_files(definition: &Path) -> bool {
+    let name = definition.file_stem().unwrap().to_string_lossy();
+    name.contains("file-missing") || name.ends_with("-of-file")
+}
+
 #[test]
 fn invalid_definitions_have_their_findings() {
     let mut wrong = Vec::new();
@@ -94,7 +106,7 @@ fn invalid_definitions_have_their_findings() {
     assert!(files.len() >= 30);
     for path in files {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let loaded = read(&path, name.contains("file-missing"));
+        let loaded = read(&path, looks_at_files(&path));
         assert!(!loaded.findings().is_empty(), "{name} has no findings");
         expect_file(&path.with_extension("txt"), &loaded.render(false), &mut wrong);
     }
@@ -104,7 +116,7 @@ fn invalid_definitions_have_their_findings() {
 #[test]
 fn what_has_errors_has_no_plan() {
     for path in definitions("invalid") {
-        let loaded = read(&path, path.to_string_lossy().contains("file-missing"));
+        let loaded = read(&path, looks_at_files(&path));
         let unbound = loaded.pipeline().is_some_and(|pipeline| pipeline.binding.is_none());
         assert_eq!(loaded.plan().is_err(), loaded.has_errors() || unbound, "{}", path.display());
     }
@@ -113,9 +125,10 @@ fn what_has_errors_has_no_plan() {
 #[test]
 fn every_finding_has_its_place_and_rule() {
     for path in definitions("invalid") {
-        let text = fs::read_to_string(&path).unwrap();
         for finding in read(&path, false).findings() {
             let at = finding.location.as_ref().expect("a place");
+            // Of the definition itself, or of a sub-pipeline.
+            let text = fs::read_to_string(path.with_file_name(&at.file)).unwrap();
             assert!(at.line >= 1 && at.column >= 1, "{finding}");
             assert!(at.line <= text.lines().count().max(1) + 1, "{finding}");
             assert!((at.end_line, at.end_column) >= (at.line, at.column), "{finding}");

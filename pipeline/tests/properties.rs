@@ -14,10 +14,11 @@ use std::time::Instant;
 
 use millrace_pipeline::{
     Binding, Component, Document, Durable, Hosts, Input, Kind, Options, Output, Pipeline, Plan,
-    RESULT, Sink, SinkBinding, Source, SourceBinding, StageInput, Step, load, plan,
+    RESULT, Sink, SinkBinding, Source, SourceBinding, StageInput, Step, load, load_with, plan,
 };
 use millrace_settings::Count;
 use proptest::prelude::*;
+use serde_json::{Map, Value, json};
 
 /// What a random graph is made of: for each step and sink its inputs, as
 /// numbers that are mapped onto what comes before it.
@@ -36,6 +37,16 @@ fn shape() -> impl Strategy<Value = Shape> {
     let steps = prop::collection::vec((inputs(), prop::bool::weighted(0.2)), 0..12);
     let sinks = prop::collection::vec(inputs(), 1..4);
     (1..4usize, steps, sinks).prop_map(|(sources, steps, sinks)| Shape { sources, steps, sinks })
+}
+
+fn step_name(i: usize) -> String {
+    // Some steps have the names that stages without steps would like.
+    if i % 5 == 4 { format!("from-source-{}", i / 5) } else { format!("step-{:02}", 97 * i % 100) }
+}
+
+/// The names of the steps, each behind those that it takes from.
+fn step_names(shape: &Shape) -> Vec<String> {
+    (0..shape.steps.len()).map(step_name).collect()
 }
 
 fn pick(before: &[String], choice: &[(prop::sample::Index, bool)]) -> Vec<Input> {
@@ -60,12 +71,7 @@ fn pipeline(shape: &Shape) -> Pipeline {
         before.iter().map(|name| (name.clone(), Source::default())).collect();
     let mut steps = BTreeMap::new();
     for (i, (choice, scaled)) in shape.steps.iter().enumerate() {
-        // Some steps have the names that stages without steps would like.
-        let name = if i % 5 == 4 {
-            format!("from-source-{}", i / 5)
-        } else {
-            format!("step-{:02}", 97 * i % 100)
-        };
+        let name = step_name(i);
         // Each fourth is a branch, whose messages are those of its arms.
         let arms: &[&str] = if i % 4 == 3 { &["left", "right", "up"] } else { &[] };
         // Some have a state, and take from one; some need no component.
@@ -157,6 +163,8 @@ fn pipeline(shape: &Shape) -> Pipeline {
                 Component { file: "c.wasm".to_owned(), ..Component::default() },
             )])
         },
+        pipelines: BTreeMap::new(),
+        servers: BTreeMap::new(),
         hosts: Hosts::default(),
     };
     Pipeline {
@@ -167,11 +175,144 @@ fn pipeline(shape: &Shape) -> Pipeline {
         parameters: BTreeMap::new(),
         sources,
         steps,
+        calls: BTreeMap::new(),
         sinks,
         rollout: BTreeMap::new(),
         binding: Some(binding),
         tests: BTreeMap::new(),
     }
+}
+
+/// A definition as a text: JSON is YAML.
+fn text(pipeline: &Pipeline) -> String {
+    json(pipeline).to_string()
+}
+
+fn json(pipeline: &Pipeline) -> Value {
+    let inputs = |from: &[Input]| -> Value {
+        let input =
+            |input: &Input| json!({ "name": input.name, "durable": input.durable.is_some() });
+        from.iter().map(input).collect()
+    };
+    let step = |(name, step): (&String, &Step)| {
+        let what = match step.kind.settings() {
+            Some(_) => json!(step.settings),
+            None => json!(step.component),
+        };
+        let mut written = json!({ step.kind.as_str(): what, "from": inputs(&step.from) });
+        let mut put = |field: &str, there: bool, value: Value| {
+            if there {
+                written[field] = value;
+            }
+        };
+        put("arms", !step.arms.is_empty(), json!(step.arms));
+        put("window", !step.window.is_empty(), json!(step.window));
+        put("instances", step.instances.is_some(), json!(step.instances.map(|n| n.get())));
+        (name.clone(), written)
+    };
+    let binding = pipeline.binding.as_ref().unwrap();
+    let source = |(name, source): (&String, &SourceBinding)| {
+        (name.clone(), json!({ source.connector.as_str(): source.settings }))
+    };
+    let sink = |(name, sink): (&String, &SinkBinding)| {
+        (name.clone(), json!({ sink.connector.as_str(): sink.settings }))
+    };
+    json!({
+        "millrace": pipeline.millrace,
+        "pipeline": pipeline.pipeline,
+        "version": pipeline.version,
+        "sources": pipeline.sources.keys().collect::<Vec<_>>(),
+        "steps": pipeline.steps.iter().map(step).collect::<Map<_, _>>(),
+        "sinks": pipeline.sinks.iter().map(|(name, sink)| {
+            (name.clone(), json!({ "from": inputs(&sink.from) }))
+        }).collect::<Map<_, _>>(),
+        "binding": {
+            "sources": binding.sources.iter().map(source).collect::<Map<_, _>>(),
+            "sinks": binding.sinks.iter().map(sink).collect::<Map<_, _>>(),
+            "components": binding.components,
+        },
+    })
+}
+
+/// The same pipeline in two files: the steps `cut` are those of a sub-pipeline. `through` says which of what the rest takes
+/// goes straight through it all the same.
+fn in_two(whole: &Pipeline, cut: &BTreeSet<String>, through: &[bool]) -> (Value, Value) {
+    let (mut inner, mut outer) = (json(whole), json(whole));
+    let inside = |name: &str| cut.contains(name.split('.').next().unwrap());
+    // What comes in has a name there.
+    let mut given: Vec<String> = Vec::new();
+    let place = |all: &mut Vec<String>, name: &str| {
+        let known = all.iter().position(|other| other == name);
+        known.unwrap_or_else(|| {
+            all.push(name.to_owned());
+            all.len() - 1
+        })
+    };
+    let short = |name: &str| name.strip_prefix("cut-").unwrap().to_owned();
+    let mut steps = Map::new();
+    for name in cut {
+        let mut step = inner["steps"][name].clone();
+        for input in step["from"].as_array_mut().unwrap() {
+            let from = input["name"].as_str().unwrap().to_owned();
+            input["name"] = match inside(&from) {
+                true => short(&from).into(),
+                false => format!("in-{}", place(&mut given, &from)).into(),
+            };
+        }
+        steps.insert(short(name), step);
+        outer["steps"].as_object_mut().unwrap().remove(name);
+    }
+    // Those before it do not take from it, those behind may.
+    let before: BTreeSet<String> = reaching(whole, &given);
+    let mut taken: Vec<String> = Vec::new();
+    for section in ["steps", "sinks"] {
+        for (name, node) in outer[section].as_object_mut().unwrap() {
+            for input in node["from"].as_array_mut().unwrap() {
+                let from = input["name"].as_str().unwrap().to_owned();
+                let way = through[from.len() % through.len()];
+                let goes_in = given.contains(&from) && !before.contains(name);
+                if inside(&from) || way && goes_in {
+                    input["name"] = format!("cut.out-{}", place(&mut taken, &from)).into();
+                }
+            }
+        }
+    }
+    let named = |place: usize| format!("in-{place}");
+    let sinks: Map<String, Value> = taken
+        .iter()
+        .enumerate()
+        .map(|(place, from)| {
+            let from = match given.iter().position(|other| other == from) {
+                Some(place) => named(place),
+                None => short(from),
+            };
+            (format!("out-{place}"), json!({ "from": from }))
+        })
+        .collect();
+    let inputs: Map<String, Value> =
+        given.iter().enumerate().map(|(place, name)| (named(place), json!(name))).collect();
+    outer["steps"]["cut"] = json!({ "pipeline": "part", "inputs": inputs });
+    outer["binding"]["pipelines"] = json!({ "part": { "file": "part.yaml" } });
+    inner["pipeline"] = "part".into();
+    inner["sources"] = given.iter().enumerate().map(|(place, _)| named(place)).collect();
+    inner["steps"] = steps.into();
+    inner["sinks"] = sinks.into();
+    inner["binding"] = json!({ "components": inner["binding"]["components"] });
+    (outer, inner)
+}
+
+/// The steps whose messages come to one of these names.
+fn reaching(pipeline: &Pipeline, names: &[String]) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    let mut next: Vec<String> =
+        names.iter().map(|name| name.split('.').next().unwrap().to_owned()).collect();
+    while let Some(name) = next.pop() {
+        let Some(step) = pipeline.steps.get(&name) else { continue };
+        if reached.insert(name) {
+            next.extend(step.from.iter().map(|input| input.node().to_owned()));
+        }
+    }
+    reached
 }
 
 /// Every way messages can take in the definition: source, steps, sink.
@@ -356,6 +497,46 @@ proptest! {
         let first = serde_json::to_string(&plan(&pipeline, Path::new("")).unwrap()).unwrap();
         let second = serde_json::to_string(&plan(&pipeline, Path::new("")).unwrap()).unwrap();
         prop_assert_eq!(first, second);
+    }
+
+    /// A pipeline in two files is planned as the one that it is.
+    #[test]
+    fn a_sub_pipeline_is_planned_as_if_its_steps_stood_there(
+        shape in shape(),
+        first in any::<prop::sample::Index>(),
+        last in any::<prop::sample::Index>(),
+        through in prop::collection::vec(any::<bool>(), 3),
+    ) {
+        prop_assume!(!shape.steps.is_empty());
+        let mut whole = pipeline(&shape);
+        // Steps take from those made before them only: a piece out of that order feeds nothing that feeds it.
+        let order = step_names(&shape);
+        let (first, last) = (first.index(order.len()), last.index(order.len()));
+        let cut: BTreeSet<&String> = order[first.min(last)..=first.max(last)].iter().collect();
+        let renamed = |name: &str| {
+            let node = name.split('.').next().unwrap().to_owned();
+            if cut.contains(&node) { format!("cut-{name}") } else { name.to_owned() }
+        };
+        whole.steps = whole.steps.into_iter().map(|(name, step)| (renamed(&name), step)).collect();
+        let from = whole.steps.values_mut().map(|step| &mut step.from);
+        for input in from.chain(whole.sinks.values_mut().map(|sink| &mut sink.from)).flatten() {
+            input.name = renamed(&input.name);
+        }
+        let cut: BTreeSet<String> = cut.iter().map(|name| renamed(name)).collect();
+        let (outer, inner) = in_two(&whole, &cut, &through);
+        let library = |file: &Path| {
+            assert_eq!(file, Path::new("part.yaml"));
+            Ok(inner.to_string())
+        };
+        let options = Options::default();
+        let outer = outer.to_string();
+        let document = Document { file: "whole.yaml", text: &outer };
+        let loaded = load_with(document, None, &options, &library);
+        prop_assert!(!loaded.has_errors(), "{}\n{outer}\n{inner}", loaded.render(false));
+        let in_one = text(&whole);
+        let one = load(Document { file: "whole.yaml", text: &in_one }, None, &options);
+        prop_assert!(!one.has_errors(), "{}", one.render(false));
+        prop_assert_eq!(loaded.plan().unwrap(), one.plan().unwrap());
     }
 
     #[test]

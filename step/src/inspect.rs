@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use millrace_compose::{
     ComponentError, ComposeError, Decision, Grant, Kind, PAGE, Producer, StageSpec, StepSpec,
-    compose, decide_for, grant_for, inspect_component,
+    compose, decide_for, grant_for, inspect_component, is_granted,
 };
 use millrace_pipeline::component_version;
 use serde::Serialize;
@@ -68,18 +68,18 @@ pub enum Fate {
     /// Granted, and open to the host.
     Granted {
         /// The grant.
-        grant: Grant,
+        grant: &'static str,
     },
     /// Satisfied inside the artifact by denial.
     Denied {
         /// The grant that would open it.
         #[serde(skip_serializing_if = "Option::is_none")]
-        grant: Option<Grant>,
+        grant: Option<&'static str>,
     },
     /// Refused as long as it is not granted.
     Needs {
         /// The grant.
-        grant: Grant,
+        grant: &'static str,
     },
     /// Refused whatever is granted.
     Refused {
@@ -125,12 +125,11 @@ pub fn inspect(
 fn import(kinds: &[Kind], name: &str, grants: &BTreeSet<Grant>) -> Import {
     let grant = grant_for(name);
     let kind = kinds.first().copied().unwrap_or(Kind::Map);
+    let granted = is_granted(name, grants);
     let fate = match (decide_for(kind, name, grants), grant) {
-        (Ok(Decision::Open), grant) if grant.is_none_or(|grant| !grants.contains(&grant)) => {
-            Fate::Lattice
-        }
+        (Ok(Decision::Open), _) if !granted => Fate::Lattice,
         (Ok(Decision::Types), _) => Fate::Types,
-        (Ok(_), Some(grant)) if grants.contains(&grant) => Fate::Granted { grant },
+        (Ok(_), Some(grant)) if granted => Fate::Granted { grant },
         (Ok(_), grant) => Fate::Denied { grant },
         (Err(_), Some(grant)) => Fate::Needs { grant },
         (Err(error), None) => Fate::Refused { why: error.to_string() },

@@ -17,7 +17,11 @@ macro_rules! embedded {
             Kind::Branch => Some(embedded!(concat!($folder, "branch/"); $($file),*)),
             Kind::Accumulate => Some(embedded!(concat!($folder, "accumulate/"); $($file),*)),
             Kind::Delay => Some(embedded!(concat!($folder, "delay/"); $($file),*)),
-            Kind::Monolithic | Kind::DeDuplicate | Kind::Throttle | Kind::Concatenate => None,
+            Kind::Monolithic
+            | Kind::DeDuplicate
+            | Kind::Throttle
+            | Kind::Concatenate
+            | Kind::Enrich => None,
         }
     };
     ($folder:expr; $($file:literal),*) => {
@@ -26,8 +30,8 @@ macro_rules! embedded {
 }
 
 /// The contract: names and texts of the files of `wit/step`.
-pub const WIT: [(&str, &str); 7] = embedded!("../../wit/step/";
-    "accumulate.wit", "branch.wit", "delay.wit", "filter.wit", "flat-map.wit", "map.wit", "types.wit");
+pub const WIT: [(&str, &str); 8] = embedded!("../../wit/step/";
+    "accumulate.wit", "branch.wit", "delay.wit", "filter.wit", "flat-map.wit", "map.wit", "outside.wit", "types.wit");
 
 /// The kinds of which there is a project.
 pub const KINDS: [Kind; 6] =

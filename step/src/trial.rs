@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use millrace_batch::Batch;
 use millrace_compose::{Grant, Kind};
-use millrace_desk::{
-    Answer, BuildError, Engine, LogLine, Message, Outcome, RunError, Runtime, Setting,
-};
+use millrace_desk::{BuildError, Engine, LogLine, Message, Outcome, RunError, Runtime, Setting};
 use millrace_pipeline::{Document, Loaded};
 use serde_json::json;
 
@@ -175,9 +173,7 @@ impl Trial {
     /// When it does not take its configuration, or a message fits into no batch.
     pub fn call(&self, messages: &[Message]) -> Result<Outcome, TrialError> {
         let outcome = self.runtime.call(SOURCE, messages, &self.setting)?;
-        if let Answer::Refused(text) = &outcome.answer
-            && let Some(text) = text.strip_prefix("config: ")
-        {
+        if let Some(text) = outcome.answer.about_configuration() {
             let stage = self.runtime.plan().stages.first();
             let stage = stage.map(|stage| stage.name.clone()).unwrap_or_default();
             return Err(RunError::Config { stage, text: text.to_owned() }.into());
@@ -228,7 +224,7 @@ fn definition(component: &Path, kind: Kind, arms: &[String], settings: &Settings
             fields.insert("config".into(), json!(settings.config));
         }
         if !settings.grants.is_empty() {
-            let grants: Vec<&str> = settings.grants.iter().map(|grant| grant.name()).collect();
+            let grants: Vec<String> = settings.grants.iter().map(ToString::to_string).collect();
             fields.insert("grants".into(), json!(grants));
         }
         if let Some(memory) = &settings.memory {

@@ -116,6 +116,7 @@ impl Trial {
         let other = Setting {
             time: Time::from_nanoseconds(self.setting.time.nanoseconds() + 3_600_000_000_000),
             seed: self.setting.seed + 1,
+            ..self.setting.clone()
         };
         let (first, second) = messages.split_at(messages.len().div_ceil(2));
         let (mut document, mut refused) = (Vec::new(), 0);

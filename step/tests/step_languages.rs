@@ -12,12 +12,13 @@ mod support;
 use std::path::Path;
 
 use millrace_compose::Kind;
-use millrace_pipeline::Time;
+use millrace_desk::{Runtime, run_test};
+use millrace_pipeline::{Document, Options as LoadOptions, Time, load};
 use millrace_step::{
     BuildError, CreateError, Ended, KINDS, Language, Tools, Tried, Windowed, arbitrary, build,
     create, inspect, read_samples,
 };
-use support::{built, project, tools, trial};
+use support::{built, engine, project, tools, trial};
 
 /// What came of the samples: arms or payloads, other event times, kinds of dead letters.
 fn told(tried: &[Tried]) -> Vec<Vec<String>> {
@@ -95,6 +96,66 @@ fn rust() {
 fn python() {
     let folder = tempfile::tempdir().unwrap();
     works(folder.path(), Language::Python, Kind::Accumulate);
+}
+
+/// What a Python step raises in a window costs the message at fault, and the window goes on without it: an `Err` with the
+/// text of the exception, and any other exception as the trap that it is.
+#[test]
+fn what_a_python_step_raises_in_a_window_costs_one_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), "raises", Language::Python, Kind::Accumulate);
+    let logic = project.folder.join("logic.py");
+    let text = std::fs::read_to_string(&logic).unwrap();
+    let catches = "    return float(payload.decode())";
+    assert!(text.contains(catches), "{text}");
+    let raises =
+        format!("    if payload == b\"raise\":\n        raise KeyError(\"sensor\")\n{catches}");
+    std::fs::write(&logic, text.replace(catches, &raises)).unwrap();
+    let component = built(&project).file;
+    let definition = format!(
+        "millrace: v1alpha1
+pipeline: plant
+version: 0.1.0
+sources: [machine]
+steps:
+  mean: {{ accumulate: raises, from: machine, window: {{ tumbling: 10s }} }}
+sinks:
+  means: {{ from: mean }}
+binding:
+  components:
+    raises: {{ file: \"{}\" }}
+tests:
+  it:
+    inputs:
+      machine:
+        - {{ payload: 20, key: a, timestamp: \"2026-01-01T00:00:01Z\" }}
+        - {{ payload: warm, key: a, timestamp: \"2026-01-01T00:00:02Z\" }}
+        - {{ payload: 22, key: a, timestamp: \"2026-01-01T00:00:03Z\" }}
+        - {{ payload: raise, key: a, timestamp: \"2026-01-01T00:00:04Z\" }}
+        - {{ payload: 27, key: a, timestamp: \"2026-01-01T00:00:05Z\" }}
+        - {{ payload: 40, key: b, timestamp: \"2026-01-01T00:00:06Z\" }}
+    outputs:
+      means:
+        - {{ key: a, payload: \"23.0\" }}
+        - {{ key: b, payload: \"40.0\" }}
+    rejected:
+      mean:
+        - {{ payload: warm, kind: invalid-argument, text: \"could not convert string to float: 'warm'\" }}
+        - {{ payload: raise, kind: trap }}
+    order: any
+    until: \"2026-01-01T00:01:00Z\"
+",
+        component.display()
+    );
+    let document = Document { file: "pipeline.yaml", text: &definition };
+    let loaded = load(document, None, &LoadOptions::default()).at_the_desk();
+    assert!(loaded.findings().is_empty(), "{}", loaded.render(false));
+    let runtime = Runtime::build(engine(), loaded.desk_plan().unwrap()).unwrap();
+    let [test] = loaded.tests() else { panic!("{} tests", loaded.tests().len()) };
+    let report = run_test(&runtime, test);
+    let lines = report.failures.iter().flat_map(|failure| failure.lines());
+    let lines: Vec<_> = lines.map(|(_, line)| line).collect();
+    assert!(lines.is_empty(), "{}", lines.join("\n"));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use millrace_step::{
 use support::{engine, example, trial};
 
 fn of(name: &str, grants: &[Grant]) -> Inspection {
-    let grants: BTreeSet<Grant> = grants.iter().copied().collect();
+    let grants: BTreeSet<Grant> = grants.iter().cloned().collect();
     inspect(&std::fs::read(example(name)).unwrap(), &grants, None).unwrap()
 }
 
@@ -81,21 +81,21 @@ fn no_bytes_trap_a_json_schema() {
 fn what_a_grant_opens() {
     let found = of("asks-around", &[]);
     for (import, by) in [
-        ("wasi:clocks/wall-clock", Grant::Clocks),
-        ("wasi:clocks/monotonic-clock", Grant::Clocks),
-        ("wasi:random/random", Grant::Random),
+        ("wasi:clocks/wall-clock", "clocks"),
+        ("wasi:clocks/monotonic-clock", "clocks"),
+        ("wasi:random/random", "random"),
     ] {
         let fate = fate(&found, import);
         assert!(matches!(fate, Fate::Denied { grant: Some(grant) } if *grant == by), "{fate:?}");
     }
     let found = of("asks-around", &[Grant::Clocks, Grant::Random]);
-    assert!(matches!(fate(&found, "wasi:random/random"), Fate::Granted { grant: Grant::Random }));
+    assert!(matches!(fate(&found, "wasi:random/random"), Fate::Granted { grant: "random" }));
     assert!(found.problems.is_empty());
 }
 
 #[test]
 fn sockets_are_refused_with_the_reason() {
-    let found = of("opens-sockets", &Grant::ALL);
+    let found = of("opens-sockets", &[Grant::Clocks, Grant::Random, Grant::Log, Grant::Config]);
     let Fate::Refused { why } = fate(&found, "wasi:sockets/tcp") else { panic!() };
     assert!(why.contains("sockets are never granted"), "{why}");
     let [problem] = found.problems.as_slice() else { panic!("{:?}", found.problems) };

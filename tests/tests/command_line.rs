@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use millrace_peers::{Mosquitto, NatsOptions, NatsServer};
 use millrace_platform::find;
 use millrace_tests::{ALERTS, LATTICE, Machine, Plant, hot, millrace};
 
@@ -185,6 +186,119 @@ fn the_tests_of_a_pipeline_run_without_a_lattice() {
     assert!(errors.contains("has no tests"), "{errors}");
 }
 
+/// Two brokers that answer and one that does not, a lattice with room and one without, and nothing that is there
+/// afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tries_every_connection_and_makes_nothing() {
+    let account = "accounts {
+  plant { users: [{ user: plant, password: s3cret }], jetstream: { max_file: 1GB, max_mem: 1MB } }
+}
+";
+    let with = |config| NatsOptions { config, ..NatsOptions::default() };
+    let nats = NatsServer::start_with(&with(format!("{account}no_auth_user: plant\n"))).unwrap();
+    let url = nats.url().replace("nats://", "nats://plant:s3cret@");
+    let mosquitto = Mosquitto::start().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let components = find::home().join("components");
+    let text = ALERTS.replace("{components}", components.to_str().unwrap());
+    let file = folder.path().join("pipeline.yaml");
+    let (file_name, broker) = (file.to_str().unwrap().to_owned(), mosquitto.url());
+    let dry_run = async |text: &str, url: &str| {
+        std::fs::write(&file, text).unwrap();
+        millrace(url, &["pipeline", "dry-run", &file_name, "--timeout", "3s"]).await
+    };
+    let of = |report: &serde_json::Value, kind: &str, name: &str| {
+        let all = report["connections"].as_array().unwrap().iter();
+        let mut own = all.filter(|one| one["kind"] == kind && one["name"] == name);
+        own.next().unwrap_or_else(|| panic!("no {kind} {name}: {report}")).clone()
+    };
+
+    let good = dry_run(&text.replace("{url}", &broker), &url).await;
+    assert_eq!(good.code, 0, "{good:?}");
+    let report = good.json();
+    assert_eq!(report["connections"].as_array().unwrap().len(), 4, "{report}");
+    for (kind, name) in [
+        ("source", "machine"),
+        ("sink", "alerts"),
+        ("lattice", "test"),
+        ("edge", "celsius.too-hot"),
+    ] {
+        assert_eq!(of(&report, kind, name)["ok"], true, "{report}");
+    }
+    assert!(!good.stdout.contains("s3cret"), "{}", good.stdout);
+
+    // The second of the two brokers is not there: both are told.
+    let nobody = format!("mqtt://127.0.0.1:{}", millrace_peers::free_port().unwrap());
+    let (source, sink) = text.split_once("sinks:\n    alerts").unwrap();
+    let half = format!("{source}sinks:\n    alerts{}", sink.replace("{url}", &nobody));
+    let half = half.replace("{url}", &broker);
+    let bad = dry_run(&half, &url).await;
+    assert_eq!(bad.code, 1, "{bad:?}");
+    let report = bad.json();
+    assert_eq!(of(&report, "source", "machine")["ok"], true, "{report}");
+    let failed = of(&report, "sink", "alerts");
+    assert_eq!((&failed["ok"], &failed["address"]), (&false.into(), &nobody.as_str().into()));
+    assert!(
+        failed["failed"]["mend"].as_str().unwrap().contains("nothing listens there"),
+        "{failed}"
+    );
+    // And for people, without colours where there is no terminal.
+    let output = Command::new(find::home().join("bin/millrace"))
+        .args(["pipeline", "dry-run", &file_name, "--nats-url", &url])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said.contains("ok     source   machine") && said.contains("failed sink     alerts"),
+        "{said}"
+    );
+    assert!(
+        said.contains("mend: ") && !said.contains('\x1b') && !said.contains("s3cret"),
+        "{said}"
+    );
+
+    // More than the account may have: 256 MiB of dead letters and the edge.
+    let large = text.replace("durable: true", "durable: { max-bytes: 900MiB }");
+    let full = dry_run(&large.replace("{url}", &broker), &url).await;
+    assert_eq!(full.code, 1, "{full:?}");
+    let lattice = of(&full.json(), "lattice", "test");
+    let error = lattice["failed"]["error"].as_str().unwrap();
+    assert!(
+        error.contains("no room for durable edges and dead letters: 1156.0 MiB more"),
+        "{error}"
+    );
+
+    let closed = NatsServer::start_with(&with(account.to_owned())).unwrap();
+    let refused = dry_run(&text.replace("{url}", &broker), &closed.url()).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    let report = refused.json();
+    let lattice = of(&report, "lattice", "test");
+    assert!(lattice["failed"]["mend"].as_str().unwrap().contains("no_auth_user"), "{lattice}");
+    assert_eq!(of(&report, "edge", "celsius.too-hot")["ok"], false, "{report}");
+    assert_eq!(of(&report, "sink", "alerts")["ok"], true, "{report}");
+
+    // A bucket that a step looks up in: how many keys it has is told.
+    let named = text
+        .replace("steps:\n", "steps:\n  named: { enrich: { bucket: machines, by: payload.id, into: payload.machine }, from: machine }\n")
+        .replace("fahrenheit-to-celsius, from: machine", "fahrenheit-to-celsius, from: named");
+    let looked = dry_run(&named.replace("{url}", &broker), &url).await;
+    assert_eq!(looked.code, 0, "{looked:?}");
+    let bucket = of(&looked.json(), "bucket", "machines");
+    assert!(bucket["said"].as_str().unwrap().contains("millrace kv set machines"), "{bucket}");
+
+    let mistaken = dry_run(&text.replace("filter: above-limit", "filter: nowhere"), &url).await;
+    assert_eq!(mistaken.code, 3, "{mistaken:?}");
+
+    let client = async_nats::connect(&url).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    let account = jetstream.query_account().await.unwrap();
+    assert_eq!((account.streams, account.consumers), (0, 0), "something was made");
+    // Nothing was subscribed to or published at the broker either.
+    let log = mosquitto.log();
+    assert!(!log.contains("SUBSCRIBE from") && !log.contains("PUBLISH from"), "{log}");
+}
+
 #[test]
 fn doctor_and_set_up_know_the_same_steps() {
     let output = Command::new(find::home().join("bin/millrace"))
@@ -210,6 +324,7 @@ async fn every_command_has_help_with_an_example() {
         &["up"],
         &["pipeline", "lint"],
         &["pipeline", "test"],
+        &["pipeline", "dry-run"],
         &["pipeline", "plan"],
         &["pipeline", "build"],
         &["pipeline", "manifest"],

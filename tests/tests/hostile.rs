@@ -25,7 +25,8 @@ pipeline: neighbour
 version: 0.1.0
 sources: [near]
 steps:
-  pass: { map: pass-map, from: near }
+  # It uses none of it: what it was granted is its alone.
+  pass: { map: pass-map, from: near, grants: ["kv:secrets"] }
   keep: { filter: pass-filter, from: { name: pass, durable: true } }
 sinks:
   far: { from: keep }
@@ -97,6 +98,7 @@ async fn latency(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_neighbour_costs_little_and_gets_nothing() {
     let plant = Plant::start_with(&["--max-call-seconds=3"]).await;
+    assert_eq!(plant.millrace(&["kv", "set", "secrets", "recipe", "stolen"]).await.code, 0);
     plant.deploy_unwatched(&plant.define("neighbour.yaml", NEIGHBOUR)).await;
     plant.deploy_unwatched(&plant.define("hostile.yaml", HOSTILE)).await;
     let far = Arc::new(Mutex::new(Far::default()));
@@ -166,7 +168,20 @@ async fn a_hostile_neighbour_costs_little_and_gets_nothing() {
         until(attempt, PATIENCE, async || said(attempt).is_some()).await;
     }
     let request = said("request").unwrap();
-    assert_eq!(request.matches("error: request is not supported").count(), 3, "{request}");
+    assert_eq!(request.matches("error: invalid: ").count(), 3, "{request}");
+    // Nor what the neighbour's step was granted, in whatever name.
+    assert_eq!(
+        request.matches("error: refused: reading of bucket `secrets`").count(),
+        5,
+        "{request}"
+    );
+    let status = plant.millrace(&["pipeline", "status", "hostile"]).await.json();
+    let links =
+        status["links"].as_array().unwrap().iter().flat_map(|p| p["links"].as_array().unwrap());
+    let uses: Vec<_> =
+        links.map(|link| &link["counters"]["uses"]).filter(|uses| !uses.is_null()).collect();
+    assert_eq!(uses.len(), 1, "{uses:?}");
+    assert_eq!(uses[0]["escape"]["refused"], 5, "{uses:?}");
     let giant = said("giant").unwrap();
     assert!(giant.contains("error"), "{giant}");
     let state = said("identity").unwrap();

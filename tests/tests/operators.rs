@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use millrace_peers::WebServer;
 use millrace_tests::{Machine, Plant, subscribe, until};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -105,5 +106,129 @@ async fn each_reading_goes_on_once_although_the_conduit_is_killed() {
     .await;
     let one = one.lock().unwrap().clone();
     assert!((4..=8).contains(&one.len()), "{one:?}");
+    plant.stop().await;
+}
+
+/// Readings of machines, named and limited by what buckets have; and a step that asks for more than it was granted.
+const NAMED: &str = r#"
+millrace: v1alpha1
+pipeline: named
+version: 0.1.0
+sources: [machine, tries]
+steps:
+  named: { enrich: { bucket: machines, by: topic, into: headers.name }, from: machine }
+  hot: { filter: above-own-limit, from: named, grants: ["kv:read:limits"] }
+  ask: { map: reaches-out, from: tries, grants: ["kv:notes", "http:get:{host}"] }
+sinks:
+  out: { from: hot }
+  answers: { from: ask }
+binding:
+  sources:
+    machine: { mqtt: { url: "{url}", topic: plant/+, qos: 1 } }
+    tries: { mqtt: { url: "{url}", topic: tries, qos: 1 } }
+  sinks:
+    out: { mqtt: { url: "{url}", topic: out/named, qos: 1 } }
+    answers: { mqtt: { url: "{url}", topic: out/answers, qos: 1 } }
+  components:
+    above-own-limit: { file: "{components}/above-own-limit.wasm" }
+    reaches-out: { file: "{components}/reaches-out.wasm" }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_use_what_they_are_granted_and_no_more() {
+    let plant = Plant::start().await;
+    let kv = async |arguments: &[&str]| {
+        let answer = plant.millrace(&[&["kv"], arguments].concat()).await;
+        assert_eq!(answer.code, 0, "{arguments:?}: {}", answer.stderr);
+        if answer.stdout.is_empty() { serde_json::Value::Null } else { answer.json() }
+    };
+    let file = plant.folder().join("limits.json");
+    std::fs::write(&file, r#"{ "plant/a": 10, "plant/b": 20, "plant/c": 30 }"#).unwrap();
+    kv(&["load", "limits", file.to_str().unwrap()]).await;
+    for machine in ["a", "b", "c"] {
+        kv(&["set", "machines", &format!("plant/{machine}"), &format!("press {machine}")]).await;
+    }
+    assert_eq!(kv(&["list"]).await, serde_json::json!(["limits", "machines"]));
+    assert_eq!(kv(&["get", "limits", "plant/b"]).await["value"], "20");
+
+    let web = WebServer::start(plant.folder()).unwrap();
+    let text = NAMED.replace("{host}", &web.host());
+    plant.deploy_unwatched(&plant.define("named.yaml", &text)).await;
+    let (out, answers) = (counted(&plant, "out/named").await, counted(&plant, "out/answers").await);
+    let letters = plant.dead_letters("named").await;
+    let mut machine = Machine::connect(&plant);
+    for (place, value) in [("a", 11), ("b", 11), ("c", 31), ("d", 99)] {
+        machine.publish(&format!("plant/{place}"), value.to_string()).await;
+    }
+    let url = format!("http://{}/limits.json", web.host());
+    for what in [
+        "set notes one 1",
+        "get notes one",
+        &format!("http get {url}"),
+        // Not granted.
+        "get limits plant/a",
+        "set limits plant/a 1000",
+        &format!("http post {url}"),
+        "http get http://127.0.0.1:1/",
+    ] {
+        machine.publish("tries", what.to_owned()).await;
+    }
+    machine.acknowledged().await;
+    until("what was granted has been done", PATIENCE, async || {
+        out.lock().unwrap().len() == 2 && answers.lock().unwrap().values().sum::<u32>() >= 3
+    })
+    .await;
+    assert_eq!(out.lock().unwrap().keys().collect::<Vec<_>>(), ["11", "31"]);
+    let come = answers;
+    let answers = come.lock().unwrap().clone();
+    assert!(answers.contains_key("done") && answers.contains_key("1"), "{answers:?}");
+    assert!(
+        answers.keys().any(|a| a.starts_with("200 ") && a.contains("\"plant/c\"")),
+        "{answers:?}"
+    );
+
+    // What was not is a dead letter that says what the grant would be, and nothing came of it.
+    for says in [
+        "the bucket has nothing for `plant/d`",
+        "the grant would be `kv:read:limits`",
+        "the grant would be `kv:limits`",
+        "the grant would be `http:post:",
+        "the grant would be `http:get:127.0.0.1:1`",
+    ] {
+        let is = |headers: &BTreeMap<String, String>| headers["millrace-dead-text"].contains(says);
+        until(says, PATIENCE, async || letters.all().iter().any(|(_, headers)| is(headers))).await;
+    }
+    assert_eq!(kv(&["get", "limits", "plant/a"]).await["value"], "10");
+
+    // It is counted by step.
+    let status = plant.millrace(&["pipeline", "status", "named"]).await.json();
+    let uses = |step: &str| {
+        let links =
+            status["links"].as_array().unwrap().iter().flat_map(|p| p["links"].as_array().unwrap());
+        links
+            .map(|link| link["counters"]["uses"][step].clone())
+            .find(|uses| !uses.is_null())
+            .unwrap()
+    };
+    assert_eq!(uses("ask")["refused"], 4, "{status}");
+    assert!(uses("ask")["done"].as_u64() >= Some(2) && uses("hot")["refused"] == 0, "{status}");
+
+    // Another limit holds from the next message on; nothing is deployed for it.
+    kv(&["set", "limits", "plant/b", "5"]).await;
+    machine.publish("plant/b", "12".to_owned()).await;
+    until("the new limit holds", PATIENCE, async || out.lock().unwrap().contains_key("12")).await;
+
+    // A server that is away is waited for, longer than a step's own `retry` would be.
+    let (port, dead) = (web.port(), letters.all().len());
+    drop(web);
+    machine.publish("tries", format!("http get {url}?waited")).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(letters.all().len(), dead, "{:?}", letters.all().last());
+    let _web = WebServer::start_on(plant.folder(), port).unwrap();
+    let fetched = |answers: &BTreeMap<String, u32>| -> u32 {
+        answers.iter().filter(|(text, _)| text.starts_with("200 ")).map(|(_, times)| times).sum()
+    };
+    until("it was waited for", PATIENCE, async || fetched(&come.lock().unwrap()) == 2).await;
+
     plant.stop().await;
 }

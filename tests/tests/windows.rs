@@ -127,3 +127,91 @@ async fn the_clock_ends_the_windows_of_machines_that_fall_silent() {
     assert_eq!(results[0]["sum"].as_f64(), Some(45.0), "{results:?}");
     plant.stop().await;
 }
+
+/// Readings of six machines in turn, with these numbers.
+async fn readings(machine: &mut Machine, numbers: std::ops::Range<u64>) {
+    for n in numbers {
+        let topic = format!("plant/m{}/temperature", n % 6);
+        machine.publish(&topic, format!("{{\"seq\":{n}}}")).await;
+        if n % 20 == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    machine.acknowledged().await;
+}
+
+/// Waits for so many windows, each of which has a hundred readings of its machine in a row: none twice, none left out.
+async fn whole(results: &Mutex<BTreeMap<String, Value>>, windows: usize) -> Vec<Value> {
+    until("every window has ended", PATIENCE, async || results.lock().unwrap().len() >= windows)
+        .await;
+    let results: Vec<Value> = results.lock().unwrap().values().cloned().collect();
+    assert_eq!(results.len(), windows, "{results:#?}");
+    for result in &results {
+        let (first, last) = (result["first"].as_f64().unwrap(), result["last"].as_f64().unwrap());
+        assert_eq!(result["count"], 100, "{result}");
+        assert_eq!(last - first, 99.0 * 6.0, "{result}");
+        assert_eq!(result["sum"].as_f64().unwrap(), 50.0 * (first + last), "{result}");
+    }
+    results
+}
+
+/// Host, providers and wadm, at moments when each machine has a window of about half of its readings.
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_are_whole_although_the_host_is_killed_while_they_are_open() {
+    let mut plant = Plant::start().await;
+    plant.deploy_unwatched(&plant.define("sums.yaml", SUMS)).await;
+    let results = results(&plant).await;
+    let mut machine = Machine::connect(&plant);
+    for numbers in [0..300, 300..900, 900..1500] {
+        readings(&mut machine, numbers).await;
+        plant.kill_host().await;
+        plant.start_host().await;
+    }
+    readings(&mut machine, 1500..1800).await;
+    whole(&results, 18).await;
+    plant.stop().await;
+}
+
+/// The server that has both the edge and the states.
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_are_whole_although_the_store_of_the_states_is_away_while_they_are_open() {
+    let mut plant = Plant::start().await;
+    plant.deploy_unwatched(&plant.define("sums.yaml", SUMS)).await;
+    let results = results(&plant).await;
+    let mut machine = Machine::connect(&plant);
+    readings(&mut machine, 0..300).await;
+    for begin in [300, 900] {
+        plant.nats.kill().unwrap();
+        readings(&mut machine, begin..begin + 300).await;
+        plant.nats.restart().unwrap();
+        readings(&mut machine, begin + 300..begin + 600).await;
+    }
+    readings(&mut machine, 1500..1800).await;
+    whole(&results, 18).await;
+    plant.stop().await;
+}
+
+/// What was in the open windows is gone with it. What comes afterwards is in new ones, which are whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_states_were_deleted_by_hand_windows_begin_anew_and_are_whole() {
+    let plant = Plant::start().await;
+    plant.deploy_unwatched(&plant.define("sums.yaml", SUMS)).await;
+    let results = results(&plant).await;
+    let mut machine = Machine::connect(&plant);
+    readings(&mut machine, 0..300).await;
+    let jetstream = async_nats::jetstream::new(plant.nats_client().await);
+    until("all readings are in their windows", PATIENCE, async || {
+        let edge = jetstream.get_stream("MILLRACE_test_sums_machine_sum").await.unwrap();
+        let state = &edge.cached_info().state;
+        state.last_sequence > 0 && state.messages == 0
+    })
+    .await;
+    // The source may still have had some in hand.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    jetstream.delete_key_value("MILLRACE_test_sums_state").await.unwrap();
+    readings(&mut machine, 300..900).await;
+    let results = whole(&results, 6).await;
+    let firsts: Vec<u64> = results.iter().map(|r| r["first"].as_f64().unwrap() as u64).collect();
+    assert!(firsts.iter().all(|first| (300..306).contains(first)), "{firsts:?}");
+    plant.stop().await;
+}

@@ -10,7 +10,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millrace_grants::{Authority, Grant, LINK_KEY, SERVERS_KEY};
 use millrace_pipeline::{Edge, Hosts, Output, Plan, PlannedSink, PlannedSource, Stage, StageInput};
+use millrace_settings::Server;
 use millrace_settings::window::{STATE, STATE_IDLE};
 use sha2::{Digest as _, Sha256};
 use wadm_types::{
@@ -189,9 +191,25 @@ impl<'a> StageParts<'a> {
             Output::Edges(names) => {
                 let edges =
                     names.iter().map(|name| edge(plan, name)).collect::<Result<Vec<_>, _>>()?;
-                let settings = millrace_settings::edge::to_link(
+                let mut settings = millrace_settings::edge::to_link(
                     edges.iter().map(|e| (e.name.as_str(), &e.settings)),
                 )?;
+                let grants = stage.outside();
+                if !grants.is_empty() {
+                    settings.insert(LINK_KEY.to_owned(), serde_json::to_string(&grants)?);
+                    let asked = |name: &str| {
+                        let named = name.parse::<Authority>().ok();
+                        grants.values().flatten().any(|grant| {
+                            matches!(grant, Grant::Http { server, .. } if named.as_ref() == Some(server))
+                        })
+                    };
+                    let servers: BTreeMap<&String, &Server> =
+                        plan.servers.iter().filter(|(name, _)| asked(name)).collect();
+                    if !servers.is_empty() {
+                        let servers = serde_json::to_string(&servers)?;
+                        settings.insert(SERVERS_KEY.to_owned(), servers);
+                    }
+                }
                 (CONDUIT, named(plan, "out", &stage.name, settings))
             }
         };
@@ -444,6 +462,46 @@ binding:
         assert_eq!(version(TEXT, "d1"), version(TEXT, "d1"));
         assert_ne!(version(TEXT, "d1"), version(TEXT, "d2"));
         assert_ne!(version(TEXT, "d1"), version(&TEXT.replace("limit: 85", "limit: 86"), "d1"));
+    }
+
+    /// The settings of the link from a stage to the conduit.
+    fn out(manifest: &Manifest, stage: &str) -> BTreeMap<String, String> {
+        let component = manifest.components().find(|c| c.name == stage).unwrap();
+        let links = component.traits.iter().flatten().filter_map(|part| match &part.properties {
+            wadm_types::TraitProperty::Link(link) => Some(link),
+            _ => None,
+        });
+        let configs: Vec<_> = links.flat_map(|link| &link.target.config).collect();
+        assert_eq!(configs.len(), 1);
+        configs[0].properties.clone().unwrap().into_iter().collect()
+    }
+
+    /// The conduit is told what each step was granted outside, and of the servers only those that the stage may ask. Another
+    /// grant is another version of the stage.
+    #[test]
+    fn a_stage_that_asks_is_linked_to_the_conduit_with_its_grants() {
+        let text = TEXT
+            .replace("limit: 85 } }", "limit: 85 }, grants: [log, \"kv:b\", \"http:get:a.example\"] }")
+            .replace(
+                "  components:",
+                "  servers:\n    a.example: { authorization-file: /secret }\n    b.example: { tls-ca-file: /ca }\n  components:",
+            );
+        let asking = example(&text, "d1");
+        let settings = out(&asking, "too-hot");
+        assert_eq!(settings["grants"], r#"{"too-hot":["kv:b","http:get:a.example"]}"#);
+        assert_eq!(
+            settings["servers"],
+            r#"{"a.example":{"authorization-file":"/secret","allow-plain":false}}"#
+        );
+        assert_eq!(settings["edges"], "too-hot.alerts");
+        assert!(asking.components().any(|c| c.name == "to-alerts"));
+        assert!(!out(&asking, "celsius").contains_key("grants"));
+        for (was, is) in [("kv:b", "kv:read:b"), ("/secret", "/other")] {
+            let other = example(&text.replace(was, is), "d1");
+            assert_ne!(asking.version(), other.version(), "{is}");
+            assert!(names(&asking, "too-hot").is_disjoint(&names(&other, "too-hot")));
+            assert_eq!(names(&asking, "celsius"), names(&other, "celsius"));
+        }
     }
 
     /// What is deployed has the values of parameters in it: another value is another version, and a roll-back has the one

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use millrace_compose::{StageSpec, StepSpec, compose};
+use anyhow::ensure;
 use millrace_pipeline::{Document, Plan, Stage};
 use millrace_platform::find;
 use millrace_wadm::manifest::provider_names;
@@ -65,22 +64,7 @@ pub(crate) fn build(lab: &Lab, plan: &Plan) -> anyhow::Result<Deployment> {
 }
 
 fn artifact(lab: &Lab, plan: &Plan, stage: &Stage) -> anyhow::Result<Artifact> {
-    let step = |step: &millrace_pipeline::PlannedStep| -> anyhow::Result<StepSpec> {
-        let read = |file: &PathBuf| {
-            std::fs::read(file).with_context(|| format!("could not read {}", file.display()))
-        };
-        let component = step.component.as_ref().map(read).transpose()?;
-        Ok(StepSpec {
-            name: step.name.clone(),
-            kind: step.kind.as_str().parse()?,
-            component,
-            grants: [].into(),
-            memory_max: step.memory_max,
-        })
-    };
-    let steps = stage.steps.iter().map(step).collect::<anyhow::Result<Vec<_>>>()?;
-    let spec = StageSpec { name: stage.name.clone(), version: plan.version.clone(), steps };
-    let composed = compose(&spec)?;
+    let composed = millrace_desk::compose(plan, stage)?;
     let image = lab.artifact(&format!("{}-{}", plan.pipeline, stage.name), &composed.bytes)?;
     Ok(Artifact { image, digest: composed.digest })
 }

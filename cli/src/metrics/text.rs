@@ -168,6 +168,26 @@ fn families(lattice: &str, seen: &Seen) -> Vec<MetricFamily> {
     });
     let help = "Errors of this link, by kind.";
     families.push(family("millrace_link_errors_total", MetricType::COUNTER, help, errors));
+    let uses = links.iter().flat_map(|(key, link)| {
+        link.counters.uses.iter().flat_map(|(step, uses)| {
+            let outcomes =
+                [("done", uses.done), ("refused", uses.refused), ("failed", uses.failed)];
+            outcomes.map(|(outcome, count)| {
+                let labels = vec![
+                    ("lattice", lattice),
+                    ("pipeline", key.pipeline),
+                    ("stage", key.stage),
+                    ("step", step.as_str()),
+                    ("host", key.host),
+                    ("outcome", outcome),
+                ];
+                (labels, number(count))
+            })
+        })
+    });
+    let help = "Requests of a step for what lies outside (key-value, HTTP): answered (done), not granted (refused), or granted \
+        and not answered (failed).";
+    families.push(family("millrace_step_requests_total", MetricType::COUNTER, help, uses));
     let last = links.iter().filter_map(|(key, link)| {
         let error = link.counters.last_error.as_ref()?;
         Some((key.labels(lattice), seconds(error.at_ms, 1e3)))
@@ -353,6 +373,8 @@ fn family<'a>(
 
 #[cfg(test)]
 mod tests {
+    use millrace_kit::Uses;
+
     use super::*;
 
     fn provider(links: Vec<LinkStatus>) -> ProviderStatus {
@@ -402,6 +424,25 @@ mod tests {
                     "millrace_link_received_messages_total{lattice=\"hall \\\"3\\\"\\n\",pipeline=\"p\",\
                   connector=\"conduit\",direction=\"source\",stage=\"b\",link=\"a.b\",host=\"N1\"} 2"
                 ]
+            );
+        }
+    }
+
+    #[test]
+    fn requests_of_a_step_are_counted_by_what_became_of_them() {
+        let mut asking = link(State::Connected, 1);
+        asking.direction = Direction::Sink;
+        let uses = Uses { done: 5, refused: 2, ..Uses::default() };
+        asking.counters.uses.insert("ask".to_owned(), uses);
+        let seen = Seen { hosts: 1, providers: vec![provider(vec![asking])] };
+        let lines = lines(&seen, "millrace_step_requests_total");
+        let of =
+            |outcome: &str| lines.iter().find(|l| l.contains(&format!("outcome=\"{outcome}\"")));
+        for (outcome, count) in [("done", "5"), ("refused", "2"), ("failed", "0")] {
+            let line = of(outcome).unwrap();
+            assert!(
+                line.contains("step=\"ask\"") && line.ends_with(&format!(" {count}")),
+                "{line}"
             );
         }
     }

@@ -48,6 +48,9 @@ pub(crate) fn run(ui: Ui, definition: &Definition, update: bool) -> anyhow::Resu
         let version = component.version.as_deref().unwrap_or("no version");
         ui.line(format!("{name:<24} {version:<12} {}", ui.dim(&component.digest)));
     }
+    for (name, pipeline) in &now.pipelines {
+        ui.line(format!("{name:<24} {:<12} {}", pipeline.file, ui.dim(&pipeline.digest)));
+    }
     ui.line(format!("{:<24} {:<12}", "harness", now.harness.version).trim_end());
     let done = if changed { "is written" } else { "is as it was" };
     ui.line(format!("{} {done}", place.file.display()));

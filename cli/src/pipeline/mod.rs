@@ -2,6 +2,8 @@
 
 pub(crate) mod build;
 mod deploy;
+mod dry_run;
+mod edit;
 mod lock;
 mod replay;
 pub(crate) mod show;
@@ -83,6 +85,21 @@ pub(crate) enum Command {
         after_help = "Examples:\n  millrace pipeline test pipeline.yaml\n  millrace pipeline test pipeline.yaml --only hot-is-told -v\n  millrace pipeline test pipeline.yaml --param limit=90\n  millrace pipeline test pipelines/*.yaml --coverage --junit results.xml\n  millrace pipeline test pipeline.yaml --tests more-tests.yaml --json\n\nSources and sinks need no binding, components do. Exits with 1 when a test has failed, with 3 when a definition has\nerrors or no tests."
     )]
     Test(#[command(flatten)] test::Args),
+    /// Try every connection of a definition, without moving a message.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline dry-run pipeline.yaml\n  millrace pipeline dry-run pipeline.yaml --binding hall.yaml --nats-url nats://hall:4222 --timeout 2s\n  millrace pipeline dry-run pipeline.yaml --json\n\nNothing is consumed, subscribed to, written or made. Exits with 1 when something does not answer, with 3 when the\ndefinition has errors."
+    )]
+    DryRun(#[command(flatten)] dry_run::Args),
+    /// Change fields of a definition; comments, layout and everything else of its text stay as they are.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline set pipeline.yaml steps.too-hot.config.limit=90\n  millrace pipeline set pipeline.yaml version=0.2.0 'steps.too-hot.grants=[log]' --dry-run\n  millrace pipeline set hall.yaml 'binding.sources.machine.mqtt.url=\"mqtts://broker.hall3.example\"'\n  millrace pipeline set pipeline.yaml --remove steps.too-hot.memory\n\nA value is YAML; what a field is in is made when it is not there. [0] is the first item of a list, as in\nsinks.log.from[0]. Exits with 3, and writes nothing, when the definition would have errors that it has not now."
+    )]
+    Set(#[command(flatten)] edit::Set),
+    /// Give a source, step or sink another name, wherever the definition names it.
+    #[command(
+        after_help = "Examples:\n  millrace pipeline rename pipeline.yaml too-hot above-limit\n  millrace pipeline rename pipeline.yaml too-hot above-limit --dry-run --json\n  millrace pipeline rename hall.yaml machine press            a binding in a file of its own\n  millrace pipeline rename pipeline.yaml steps.too-hot.config.limit max   this field only\n\nA durable edge has the names of its ends: messages that wait in one are under its old name. Exits with 3, and writes\nnothing, when the definition would have errors that it has not now."
+    )]
+    Rename(#[command(flatten)] edit::Rename),
     /// Print the JSON Schema of definitions, for editors.
     #[command(after_help = "Example:\n  millrace pipeline schema > pipeline.schema.json")]
     Schema {
@@ -231,6 +248,9 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Lint(definition) => lint(ui, &definition),
         Command::Test(args) => test::run(ui, &args),
+        Command::DryRun(args) => dry_run::run(ui, &args).await,
+        Command::Set(args) => edit::set(ui, &args),
+        Command::Rename(args) => edit::rename(ui, &args),
         Command::Schema { binding, tests } => {
             let schema = if binding {
                 millrace_pipeline::binding_schema()

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use millrace_kit::Queue;
 use millrace_kit::status::{LinkStatus, State};
+use millrace_kit::{Queue, Uses};
 use millrace_pipeline::{Hosts, Output, ParameterValue, Plan, StageInput};
 use millrace_wadm::{Manifest, PipelineStatus, Rollout, RolloutState, StageStatus};
 
@@ -43,12 +43,7 @@ pub(crate) fn plan<'a>(
                 "  {} {}  {}{grants}",
                 step.kind,
                 step.name,
-                ui.dim(
-                    step.component
-                        .iter()
-                        .map(|file| file.display().to_string())
-                        .collect::<String>()
-                )
+                ui.dim(step.component.as_deref().unwrap_or(Path::new("")).display())
             ));
         }
         match &stage.output {
@@ -211,7 +206,24 @@ fn link(ui: Ui, provider: &str, link: &LinkStatus) {
         let dropped = format!("dropped {} batches, the oldest", counters.dropped_batches);
         ui.line(format!("            {}", ui.yellow(dropped)));
     }
+    for (step, uses) in &counters.uses {
+        ui.line(format!("            {step}: {}", used(ui, uses)));
+    }
     if let Some(error) = &link.error {
         ui.line(format!("            {}", ui.red(error)));
     }
+}
+
+/// What a step has used of what lies outside.
+fn used(ui: Ui, uses: &Uses) -> String {
+    let mut text = format!("{} requests answered", uses.done);
+    if uses.failed > 0 {
+        let last = uses.last_failure.as_deref().unwrap_or_default();
+        text += &ui.yellow(format!(", {} failed, the last: {last}", uses.failed)).to_string();
+    }
+    if uses.refused > 0 {
+        let last = uses.last_refusal.as_deref().unwrap_or_default();
+        text += &ui.red(format!(", {} refused, the last: {last}", uses.refused)).to_string();
+    }
+    text
 }

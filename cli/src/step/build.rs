@@ -22,7 +22,7 @@ pub(crate) fn run(ui: Ui, args: &Args) -> anyhow::Result<ExitCode> {
     let maximum = memory(project.settings.memory.as_deref())?;
     ui.step(format!("building {} ({})", project.name, project.language));
     let built = millrace_step::build(&project, &tools())?;
-    let grants = project.settings.grants.iter().copied().collect();
+    let grants = project.settings.grants.iter().cloned().collect();
     let found = inspect(&read(&built.file)?, &grants, maximum)?;
     let mut problems = found.problems.clone();
     if !found.kinds.is_empty() && !found.kinds.contains(&project.kind) {

@@ -21,7 +21,7 @@ pub(crate) struct Args {
 pub(crate) fn run(ui: Ui, args: &Args) -> anyhow::Result<ExitCode> {
     let subject = Subject::of(&args.file)?;
     let settings = subject.settings(None, &[], &[], &args.given);
-    let grants = settings.grants.iter().copied().collect();
+    let grants = settings.grants.iter().cloned().collect();
     let bytes = subject.read()?;
     let found = millrace_step::inspect(&bytes, &grants, memory(settings.memory.as_deref())?)?;
     if ui.json {

@@ -43,7 +43,8 @@ pub(crate) enum Command {
 /// What a pipeline would give the step.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Given {
-    /// Grant it this: clocks, random, log or config; may be given several times.
+    /// Grant it this: clocks, random, log, config, kv:BUCKET, kv:read:BUCKET or http:METHOD:HOST; may be given several
+    /// times.
     #[arg(long, value_name = "GRANT")]
     grant: Vec<Grant>,
     /// Its memory maximum, such as 128MiB.
@@ -107,7 +108,7 @@ impl Subject {
             settings.arms = arms.to_vec();
         }
         settings.config.extend(config.iter().cloned().collect::<BTreeMap<_, _>>());
-        settings.grants.extend(&given.grant);
+        settings.grants.extend(given.grant.iter().cloned());
         settings.grants.sort_unstable();
         settings.grants.dedup();
         settings.memory = given.memory.clone().or(settings.memory);

@@ -67,7 +67,7 @@ pub(crate) fn run(ui: Ui, args: &Args) -> anyhow::Result<ExitCode> {
         (None, Some(project)) if project.samples().is_file() => read_samples(&project.samples())?,
         _ => Vec::new(),
     };
-    let grants = settings.grants.iter().copied().collect();
+    let grants = settings.grants.iter().cloned().collect();
     let found = inspect(&subject.read()?, &grants, memory(settings.memory.as_deref())?)?;
     let engine = Engine::new(&Options { call_limit: args.call_limit, ..Options::default() })?;
     let name = subject.component.display().to_string();

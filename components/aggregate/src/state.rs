@@ -329,6 +329,34 @@ mod tests {
         assert_eq!(state.variance(), Some(22.5));
     }
 
+    /// A key of a hundred million readings: the count is exact, sum and mean have eight right digits, and what is kept has
+    /// grown by the longer count alone. 0.1 is no sum of halves, so each addition rounds.
+    #[test]
+    fn a_hundred_million_readings_are_counted_right_in_the_same_space() {
+        const READINGS: u64 = 100_000_000;
+        let mut state = State::new(parts::ALL & !parts::SKETCH);
+        state.add(0.1, 1);
+        let begun = state.write().len();
+        (1..READINGS).for_each(|time| state.add(0.1, time));
+        assert_eq!(state.count(), READINGS);
+        let near = |found: Option<f64>, exact: f64| {
+            let found = found.expect("a value");
+            assert!((found - exact).abs() < 1e-8 * exact.abs().max(1.0), "{found}, {exact}");
+        };
+        near(state.sum(), 1e7);
+        near(state.mean(), 0.1);
+        near(state.variance(), 0.0);
+        assert_eq!((state.min(), state.max()), (Some(0.1), Some(0.1)));
+        assert!(state.write().len() <= begun + 4);
+        let mut sketched = State::new(parts::SKETCH);
+        (0..1_000_000).for_each(|n| sketched.add(f64::from(n % 1000), 1));
+        let thousand = sketched.write().len();
+        (0..1_000_000).for_each(|n| sketched.add(f64::from(n % 1000), 1));
+        // Counts of seven bits more at most.
+        assert!(sketched.write().len() < 2 * thousand, "{}", sketched.write().len());
+        assert_eq!(sketched.count(), 2_000_000);
+    }
+
     #[test]
     fn first_and_last_go_by_time_and_by_arrival_where_it_is_one() {
         let mut state = State::new(parts::FIRST | parts::LAST);

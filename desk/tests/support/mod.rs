@@ -30,17 +30,20 @@ pub fn engine() -> &'static Engine {
     })
 }
 
-pub const COMPONENTS: [&str; 12] = [
+pub const COMPONENTS: [&str; 15] = [
     "above-limit",
+    "above-own-limit",
     "aggregate",
     "asks-around",
     "fahrenheit-to-celsius",
     "json-schema",
     "misbehaves",
     "on-off-control",
+    "pass-accumulate",
     "pass-delay",
     "pass-filter",
     "pass-map",
+    "reaches-out",
     "sort-by-time",
     "split-lines",
 ];

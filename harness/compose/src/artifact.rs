@@ -5,9 +5,10 @@ use sha2::{Digest, Sha256};
 use wasm_encoder::ComponentSection;
 use wasmparser::{Encoding, Parser, Payload};
 
+use crate::Grant;
 use crate::error::ComposeError;
 use crate::harness::HARNESS_VERSION;
-use crate::kind::{Grant, Kind};
+use crate::kind::Kind;
 use crate::link::Linked;
 use crate::memory::DEFAULT_MEMORY;
 use crate::{StageSpec, StepSpec};
@@ -162,7 +163,7 @@ fn describe(step: &StepSpec) -> StepMetadata {
     StepMetadata {
         name: step.name.clone(),
         kind: step.kind,
-        grants: step.grants.iter().copied().collect(),
+        grants: step.grants.iter().cloned().collect(),
         memory_max: component.map(|_| step.memory_max.unwrap_or(DEFAULT_MEMORY)),
         digest: component.map(digest),
     }

@@ -2,7 +2,7 @@
 
 use crate::MAX_STEPS;
 use crate::inspect::MAX_COMPONENT_BYTES;
-use crate::kind::{Grant, Kind, list};
+use crate::kind::{Kind, list};
 use crate::memory::{MAX_MEMORY, MIN_MEMORY};
 
 /// Why a file is not a component that can be used.
@@ -63,8 +63,8 @@ pub enum StepError {
     NotGranted {
         /// The import.
         import: String,
-        /// The grant that would allow it.
-        grant: Grant,
+        /// How the grant is written that would allow it.
+        grant: &'static str,
     },
     /// It imports something that is never granted.
     #[error("the component imports `{import}`, which no step may use{}", why(import))]
@@ -144,7 +144,7 @@ pub enum ComposeError {
 }
 
 fn a_step(kind: Kind) -> String {
-    let article = if kind == Kind::Accumulate { "an" } else { "a" };
+    let article = if matches!(kind, Kind::Accumulate | Kind::Enrich) { "an" } else { "a" };
     format!("{article} {kind} step")
 }
 
@@ -160,7 +160,7 @@ fn why(import: &str) -> &'static str {
     if import.starts_with("wasi:sockets/") {
         ": sockets are never granted; what a step sends goes through the pipeline"
     } else if import.starts_with("wasi:http/") {
-        ": network access is never granted; what a step sends goes through the pipeline"
+        ": wasi:http is never granted; import `millrace:step/http`, and grant `http:METHOD:HOST`"
     } else if import.starts_with("wasi:filesystem/") {
         ": file systems are never granted"
     } else {

@@ -1,4 +1,4 @@
-//! Kinds of steps, and what can be granted to one.
+//! Kinds of steps.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,11 +29,13 @@ pub enum Kind {
     Throttle,
     /// Passes on what comes from several; without a component.
     Concatenate,
+    /// Adds what a key-value bucket has for a message; without a component.
+    Enrich,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Map,
         Self::Filter,
         Self::FlatMap,
@@ -44,6 +46,7 @@ impl Kind {
         Self::DeDuplicate,
         Self::Throttle,
         Self::Concatenate,
+        Self::Enrich,
     ];
 
     /// Those that a component can be.
@@ -71,6 +74,7 @@ impl Kind {
             Self::DeDuplicate => "de-duplicate",
             Self::Throttle => "throttle",
             Self::Concatenate => "concatenate",
+            Self::Enrich => "enrich",
         }
     }
 
@@ -85,7 +89,7 @@ impl Kind {
             Self::Accumulate => Some("millrace:step/accumulate@0.1.0"),
             Self::Delay => Some("millrace:step/delay@0.1.0"),
             Self::Monolithic => Some("wasmcloud:messaging/handler@0.2.0"),
-            Self::DeDuplicate | Self::Throttle | Self::Concatenate => None,
+            Self::DeDuplicate | Self::Throttle | Self::Concatenate | Self::Enrich => None,
         }
     }
 
@@ -122,58 +126,6 @@ impl FromStr for Kind {
             .into_iter()
             .find(|kind| kind.name() == text)
             .ok_or_else(|| UnknownKind(text.to_owned()))
-    }
-}
-
-/// What a step may be granted. There is no grant for file systems or sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Grant {
-    /// Reading the time (wasi:clocks). Waiting is not part of it.
-    Clocks,
-    /// Random numbers (wasi:random/random).
-    Random,
-    /// Log lines (wasi:logging).
-    Log,
-    /// The configuration of the whole stage (wasi:config). A step's own configuration needs no grant: `init` is given it.
-    Config,
-}
-
-impl Grant {
-    /// All grants.
-    pub const ALL: [Self; 4] = [Self::Clocks, Self::Random, Self::Log, Self::Config];
-
-    /// Name in a pipeline definition.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Clocks => "clocks",
-            Self::Random => "random",
-            Self::Log => "log",
-            Self::Config => "config",
-        }
-    }
-}
-
-impl fmt::Display for Grant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A word that is no grant.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no such grant: `{0}`; what can be granted is {grants}", grants = list(&Grant::ALL))]
-pub struct UnknownGrant(pub String);
-
-impl FromStr for Grant {
-    type Err = UnknownGrant;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|grant| grant.name() == text)
-            .ok_or_else(|| UnknownGrant(text.to_owned()))
     }
 }
 

@@ -27,9 +27,10 @@ pub use artifact::{Artifact, InspectError, Part, StageMetadata, StepMetadata, di
 pub use error::{ComponentError, ComposeError, StepError};
 pub use harness::{HARNESS_VERSION, harness_parts};
 pub use inspect::{ComponentInfo, MAX_COMPONENT_BYTES, MemoryInfo, Producer, inspect_component};
-pub use kind::{Grant, Kind, UnknownGrant, UnknownKind};
+pub use kind::{Kind, UnknownKind};
 pub use memory::{DEFAULT_MEMORY, MAX_MEMORY, MIN_MEMORY, PAGE};
-pub use policy::{Decision, check, decide, decide_for, grant_for};
+pub use millrace_grants::{Grant, UnknownGrant};
+pub use policy::{Decision, check, decide, decide_for, grant_for, is_granted};
 
 /// Most steps in one stage.
 pub const MAX_STEPS: usize = 64;
@@ -110,7 +111,13 @@ fn prepare(step: &StepSpec) -> Result<Prepared, StepError> {
             Some(Customer { interface, info, bytes })
         }
         (Some(_), None) => return Err(StepError::NoComponent(step.kind)),
-        (None, None) if step.grants.is_empty() && step.memory_max.is_none() => None,
+        // What an enrich looks up in is its grant.
+        (None, None)
+            if (step.grants.is_empty() || step.kind == Kind::Enrich)
+                && step.memory_max.is_none() =>
+        {
+            None
+        }
         (None, _) => return Err(StepError::NeedsNone(step.kind)),
     };
     Ok(Prepared { name: step.name.clone(), kind: step.kind, grants: step.grants.clone(), customer })

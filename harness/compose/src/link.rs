@@ -10,13 +10,14 @@ use crate::artifact::{Part, digest};
 use crate::error::{ComposeError, StepError};
 use crate::harness::{self, Guest};
 use crate::inspect::{inspect_component, inspect_stage};
-use crate::kind::{Grant, Kind};
+use crate::kind::Kind;
 use crate::policy::{Decision, decide_for};
-use crate::{Customer, Prepared};
+use crate::{Customer, Grant, Prepared, memory};
 
 const FLOW: &str = "millrace:stage/flow@0.1.0";
 const REJECTS: &str = "millrace:stage/rejects@0.1.0";
 const STATES: &str = "millrace:stage/states@0.1.0";
+const KEY_VALUE: &str = "millrace:step/key-value@0.1.0";
 const HANDLER: &str = "wasmcloud:messaging/handler@0.2.0";
 
 /// What the harness itself imports.
@@ -26,6 +27,9 @@ const HARNESS_IMPORTS: [&str; 4] = [
     "wasi:config/store@0.2.0-draft",
     "wasi:logging/logging@0.1.0-draft",
 ];
+
+/// Most memory of the part that asks for what lies outside, in bytes: for the values of one call, their copies and a request.
+const OUTSIDE_MEMORY: u64 = 96 * 1024 * 1024;
 
 /// Types that harness and steps share: without functions.
 const STEP_TYPES: &str = "millrace:step/types@0.1.0";
@@ -99,6 +103,11 @@ impl Chain {
         let drive = harness::drive(step.kind)
             .ok_or_else(|| ComposeError::Link(format!("a {} is not driven", step.kind)))?;
         let drive = self.instance(drive)?;
+        if step.kind == Kind::Enrich {
+            let outside = self.outside(step)?;
+            let values = self.export(outside, KEY_VALUE)?;
+            self.pass(drive, KEY_VALUE, values)?;
+        }
         let Some(customer) = &step.customer else { return Ok(drive) };
         let instance = self.customer(step, customer)?;
         let needed = customer.interface;
@@ -120,18 +129,34 @@ impl Chain {
             wrong(step, StepError::WrongShape { interface, detail })
         })?;
         let customer = self.graph.instantiate(package);
-        let mut denied = Vec::new();
+        let (mut denied, mut asked) = (Vec::new(), Vec::new());
         for import in &given.info.imports {
-            if decide_for(step.kind, import, &step.grants).map_err(|error| wrong(step, error))?
-                == Decision::Deny
-            {
-                denied.push(import);
+            match decide_for(step.kind, import, &step.grants).map_err(|error| wrong(step, error))? {
+                Decision::Deny => denied.push(import),
+                Decision::Ask => asked.push(import),
+                Decision::Types | Decision::Open => {}
             }
         }
         if !denied.is_empty() {
             self.deny(step, customer, &denied)?;
         }
+        if !asked.is_empty() {
+            let outside = self.outside(step)?;
+            self.satisfy(step, customer, &asked, outside, harness::OUTSIDE)?;
+        }
         Ok(customer)
+    }
+
+    /// The part that asks for what lies outside in the name of this step: of its own, for no step may speak for another.
+    fn outside(&mut self, step: &Prepared) -> Result<NodeId, ComposeError> {
+        let bytes = harness::outside(&step.name).ok_or_else(|| {
+            ComposeError::Link(format!("the name `{}` cannot be written into a stage", step.name))
+        })?;
+        // It holds what the customer asks for, so it is bounded as the customer is.
+        let bytes = memory::limit(&bytes, OUTSIDE_MEMORY).map_err(|error| wrong(step, error))?;
+        let package =
+            self.package(&format!("outside-{}", step.name), &bytes).map_err(ComposeError::Link)?;
+        Ok(self.graph.instantiate(package))
     }
 
     /// Satisfies imports from a deny component of this step's own: steps share no instance.
@@ -143,18 +168,30 @@ impl Chain {
     ) -> Result<(), ComposeError> {
         let clocks = step.grants.contains(&Grant::Clocks);
         let guest = if clocks { harness::DENY_CLOCKS } else { harness::DENY };
-        let offered = inspect_component(guest.bytes).map_err(defect)?.exports;
         let deny = self.instance(guest)?;
         if clocks {
             self.clocks(deny)?;
         }
+        self.satisfy(step, customer, imports, deny, guest)
+    }
+
+    /// Satisfies imports of a customer from an instance of a part of the harness.
+    fn satisfy(
+        &mut self,
+        step: &Prepared,
+        customer: NodeId,
+        imports: &[&String],
+        instance: NodeId,
+        guest: Guest,
+    ) -> Result<(), ComposeError> {
+        let offered = inspect_component(guest.bytes).map_err(defect)?.exports;
         for import in imports {
             let refused = || wrong(step, StepError::Refused { import: (*import).clone() });
             let name = offered
                 .iter()
                 .find(|name| are_semver_compatible(name, import))
                 .ok_or_else(refused)?;
-            let interface = self.export(deny, name)?;
+            let interface = self.export(instance, name)?;
             self.graph.set_instantiation_argument(customer, import, interface).map_err(
                 |error| {
                     wrong(
@@ -225,9 +262,11 @@ impl Chain {
 fn confined(bytes: &[u8], steps: &[Prepared]) -> Result<(), ComposeError> {
     let info = inspect_stage(bytes).map_err(defect)?;
     let mut allowed: BTreeSet<&str> = HARNESS_IMPORTS.into_iter().collect();
+    if !steps.is_empty() {
+        allowed.insert(STEP_TYPES);
+    }
     for step in steps {
         let Some(customer) = &step.customer else { continue };
-        allowed.insert(STEP_TYPES);
         if step.grants.contains(&Grant::Clocks) {
             allowed.extend(CLOCKS.map(|(_, host)| host));
         }

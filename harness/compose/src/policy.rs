@@ -4,19 +4,27 @@ use std::collections::BTreeSet;
 
 use wac_graph::types::are_semver_compatible;
 
+use crate::Grant;
 use crate::error::StepError;
 use crate::inspect::ComponentInfo;
-use crate::kind::{Grant, Kind};
+use crate::kind::Kind;
 
 /// Types of the contract: no function, so nothing to confine.
 const STEP_TYPES: &str = "millrace:step/types@0.1.0";
 
 /// Imports that a grant leaves open to the host. What `clocks` grants is not among them: the `deny-clocks` component stands
 /// between, because waiting is not part of the grant.
-const OPEN: [(&str, Grant); 3] = [
-    ("wasi:random/random@0.2.0", Grant::Random),
-    ("wasi:logging/logging@0.1.0-draft", Grant::Log),
-    ("wasi:config/store@0.2.0-draft", Grant::Config),
+const OPEN: [(&str, Grant, &str); 3] = [
+    ("wasi:random/random@0.2.0", Grant::Random, "random"),
+    ("wasi:logging/logging@0.1.0-draft", Grant::Log, "log"),
+    ("wasi:config/store@0.2.0-draft", Grant::Config, "config"),
+];
+
+/// Imports for what lies outside of the host, with the form of the grants for them. The harness is in between, and the provider
+/// behind it holds each request against what was granted.
+const OUTSIDE: [(&str, &str); 2] = [
+    ("millrace:step/key-value@0.1.0", "kv:BUCKET"),
+    ("millrace:step/http@0.1.0", "http:METHOD:HOST"),
 ];
 
 /// Imports that the deny component satisfies: what a program for wasm32-wasip2 imports as a matter of course.
@@ -55,14 +63,29 @@ pub enum Decision {
     Open,
     /// The deny component satisfies it.
     Deny,
+    /// The part of the harness satisfies it that asks the provider in the name of the step.
+    Ask,
 }
 
-/// The grant that opens an import to the host, if one does.
+/// How a grant for an import is written, if there is one.
 #[must_use]
-pub fn grant_for(import: &str) -> Option<Grant> {
+pub fn grant_for(import: &str) -> Option<&'static str> {
     let is = |known: &str| are_semver_compatible(import, known);
-    let open = OPEN.iter().find(|(known, _)| is(known)).map(|(_, grant)| *grant);
-    open.or_else(|| CLOCKS.into_iter().any(is).then_some(Grant::Clocks))
+    let open = OPEN.iter().find(|(known, ..)| is(known)).map(|(_, _, form)| *form);
+    let outside = || OUTSIDE.iter().find(|(known, _)| is(known)).map(|(_, form)| *form);
+    open.or_else(outside).or_else(|| CLOCKS.into_iter().any(is).then_some("clocks"))
+}
+
+/// Whether one of the grants is for an import.
+#[must_use]
+pub fn is_granted(import: &str, grants: &BTreeSet<Grant>) -> bool {
+    let is = |known: &str| are_semver_compatible(import, known);
+    grants.iter().any(|grant| match grant {
+        Grant::KeyValue { .. } => is("millrace:step/key-value@0.1.0"),
+        Grant::Http { .. } => is("millrace:step/http@0.1.0"),
+        Grant::Clocks => CLOCKS.into_iter().any(is),
+        _ => OPEN.iter().any(|(known, own, _)| own == grant && is(known)),
+    })
 }
 
 /// Decides about one import.
@@ -75,14 +98,17 @@ pub fn decide(import: &str, grants: &BTreeSet<Grant>) -> Result<Decision, StepEr
     if is(STEP_TYPES) {
         return Ok(Decision::Types);
     }
-    let grant = OPEN.iter().find(|(known, _)| is(known)).map(|(_, grant)| *grant);
-    if grant.is_some_and(|grant| grants.contains(&grant)) {
+    let granted = is_granted(import, grants);
+    if granted && OUTSIDE.iter().any(|(known, _)| is(known)) {
+        return Ok(Decision::Ask);
+    }
+    if granted && OPEN.iter().any(|(known, ..)| is(known)) {
         return Ok(Decision::Open);
     }
     if DENIED.iter().any(|known| is(known)) {
         return Ok(Decision::Deny);
     }
-    Err(match grant {
+    Err(match grant_for(import) {
         Some(grant) => StepError::NotGranted { import: import.to_owned(), grant },
         None => StepError::Refused { import: import.to_owned() },
     })

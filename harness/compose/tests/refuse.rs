@@ -13,7 +13,7 @@ use millrace_compose::{
     ComponentError, ComposeError, Grant, InspectError, Kind, MAX_COMPONENT_BYTES, StageSpec,
     StepError, StepSpec, compose, digest, inspect, inspect_component,
 };
-use support::{component, granted, stage, step};
+use support::{component, every_grant, granted, stage, step};
 
 fn refusal(step: StepSpec) -> (StepError, String) {
     match compose(&stage(vec![step])) {
@@ -137,7 +137,7 @@ fn another_kind_is_not_one_with_state() {
 fn sockets_by_name_whatever_is_granted() {
     let sockets = granted(
         StepSpec { component: Some(component("opens-sockets")), ..of(Vec::new()) },
-        &Grant::ALL,
+        &every_grant(),
     );
     let (error, text) = refusal(sockets);
     assert!(
@@ -150,8 +150,10 @@ fn sockets_by_name_whatever_is_granted() {
 #[test]
 fn imports_by_name() {
     for (import, grant) in [
-        ("wasi:logging/logging@0.1.0-draft", Some(Grant::Log)),
-        ("wasi:config/store@0.2.0-draft", Some(Grant::Config)),
+        ("wasi:logging/logging@0.1.0-draft", Some("log")),
+        ("wasi:config/store@0.2.0-draft", Some("config")),
+        ("millrace:step/key-value@0.1.0", Some("kv:BUCKET")),
+        ("millrace:step/http@0.1.0", Some("http:METHOD:HOST")),
         ("wasmcloud:messaging/consumer@0.2.0", None),
         ("wasmcloud:bus/lattice@2.0.0", None),
         ("wasi:keyvalue/store@0.2.0-draft", None),
@@ -415,17 +417,56 @@ fn a_monolithic_component_has_the_lattice_and_nothing_else_without_a_grant() {
     assert!(matches!(two, Err(ComposeError::NotAlone { steps: 2, .. })));
 }
 
+/// What lies outside is asked for by a part of the harness that has the step's name in it: the artifact is open for nothing
+/// more than any other, and a step cannot ask in the name of its neighbour.
 #[test]
-fn names_of_kinds_and_grants() {
+fn what_lies_outside_is_asked_for_in_the_name_of_the_step() {
+    let kv: Grant = "kv:b".parse().unwrap();
+    let http: Grant = "http:get:a.example".parse().unwrap();
+    let reaches =
+        |name: &str| granted(step(name, Kind::Map, "reaches-out"), &[kv.clone(), http.clone()]);
+    let plain = compose(&stage(vec![step("plain", Kind::Map, "pass-map")])).unwrap();
+    let made = compose(&stage(vec![reaches("first-of-two"), reaches("second-of-two")])).unwrap();
+    let imports = |bytes: &[u8]| {
+        let mut imports = inspect_component(bytes).unwrap().imports;
+        imports.sort();
+        imports
+    };
+    assert_eq!(imports(&made.bytes), imports(&plain.bytes));
+    for name in ["first-of-two", "second-of-two"] {
+        let part = made.metadata.parts.iter().filter(|part| part.name == format!("outside-{name}"));
+        assert_eq!(part.count(), 1);
+        // In the metadata as well, and there with quotes around it.
+        let written = format!("{name}\0");
+        let found = made.bytes.windows(written.len()).filter(|w| *w == written.as_bytes()).count();
+        assert_eq!(found, 1, "{name}");
+    }
+    assert!(!plain.metadata.parts.iter().any(|part| part.name.starts_with("outside")));
+
+    // One interface granted is not the other.
+    let (error, text) = refusal(granted(
+        StepSpec { component: Some(component("reaches-out")), ..of(Vec::new()) },
+        std::slice::from_ref(&kv),
+    ));
+    assert!(matches!(error, StepError::NotGranted { grant: "http:METHOD:HOST", .. }), "{error:?}");
+    assert!(text.contains("add `http:METHOD:HOST` to the step's grants"), "{text}");
+
+    let enrich = |grants: &[Grant]| StepSpec {
+        name: "named".into(),
+        kind: Kind::Enrich,
+        component: None,
+        grants: grants.iter().cloned().collect(),
+        memory_max: None,
+    };
+    let made = compose(&stage(vec![enrich(&["kv:read:b".parse().unwrap()])])).unwrap();
+    assert_eq!(imports(&made.bytes), imports(&plain.bytes));
+    assert!(made.metadata.parts.iter().any(|part| part.name == "outside-named"));
+}
+
+#[test]
+fn names_of_kinds() {
     for kind in Kind::ALL {
         assert_eq!(kind.name().parse(), Ok(kind));
     }
-    for grant in Grant::ALL {
-        assert_eq!(grant.name().parse(), Ok(grant));
-    }
-    assert_eq!(
-        "sockets".parse::<Grant>().unwrap_err().to_string(),
-        "no such grant: `sockets`; what can be granted is clocks, random, log, config"
-    );
     assert!("window".parse::<Kind>().unwrap_err().to_string().contains("map, filter, flat-map"));
 }

@@ -11,7 +11,7 @@ mod support;
 
 use millrace_batch::{ARM, Batch, BatchWriter, ENTER, Fields};
 use millrace_compose::{Grant, Kind, compose};
-use support::{Level, Stage, batch, granted, stage, step};
+use support::{Level, Stage, batch, every_grant, granted, stage, step};
 
 const OUT: &str = "plant.out.convert";
 const DEAD: &str = "plant.dead.convert";
@@ -424,7 +424,7 @@ fn the_standard_library_works_with_nothing_granted() {
 
 #[test]
 fn files_are_never_there() {
-    let stage = Stage::of(vec![granted(step("std", Kind::Map, "asks-around"), &Grant::ALL)]);
+    let stage = Stage::of(vec![granted(step("std", Kind::Map, "asks-around"), &every_grant())]);
     assert_eq!(stage.call(&batch(&["files"])).ok().payloads(OUT), ["no files"]);
 }
 

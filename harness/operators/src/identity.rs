@@ -151,11 +151,11 @@ fn write(hasher: &mut SipHasher24, bytes: &[u8]) {
     hasher.write(bytes);
 }
 
-fn parse(payload: &[u8]) -> Result<Value, String> {
+pub(crate) fn parse(payload: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(payload).map_err(|error| format!("the payload is not JSON: {error}"))
 }
 
-fn at<'v>(root: &'v Value, path: &[String]) -> Option<&'v Value> {
+pub(crate) fn at<'v>(root: &'v Value, path: &[String]) -> Option<&'v Value> {
     path.iter().try_fold(root, |value, name| match value {
         Value::Object(fields) => fields.get(name),
         Value::Array(items) => items.get(name.parse::<usize>().ok()?),

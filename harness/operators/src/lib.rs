@@ -1,19 +1,21 @@
-//! Operators that need no code of the customer and keep a state for each key.
+//! Operators that need no code of the customer.
 //!
-//! Both are pure functions, as `millrace-window` says of every step with state: of a document and the messages of a call they
+//! Two keep a state for each key. They are pure functions, as `millrace-window` says of every step with state: of a document and the messages of a call they
 //! make a verdict on each message and the next document. A call that is made again gives the same.
 //!
 //! - [`Dedup`]: drops what has come before
 //! - [`Throttle`]: lets so many messages of a key through in a time
 //!
 //! Neither refuses a message for want of room: when a document is full, what would be forgotten first is, and then a message
-//! more goes on than would have. [`identity`] says what of a message makes it the same as another.
+//! more goes on than would have. [`Enrich`] has no state: it adds to a message what was looked up for it. [`identity`] says what of a message makes it the same as another.
 
 mod dedup;
+mod enrich;
 pub mod identity;
 mod throttle;
 
 pub use dedup::{Dedup, Verdict};
+pub use enrich::{By, Enrich, Enriched, Into, Missing, PlaceError};
 pub use identity::{Identity, IdentityError};
 pub use throttle::Throttle;
 

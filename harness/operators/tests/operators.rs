@@ -357,3 +357,53 @@ fn a_damaged_document_is_an_error_and_nothing_is_taken() {
     let error = Throttle::new(1, 1).apply(&call, &mut take).unwrap_err();
     assert!(matches!(error, ApplyError::Document(_)), "{error}");
 }
+
+/// Messages that are all new, of one key or a key each, in one call after another: every one goes on, and the last calls
+/// take no longer than those as soon as the document was full.
+fn all_new(operator: &Operator, messages: u64, keys: bool) {
+    const BATCH: u64 = 5_000;
+    let (mut document, mut took) = (Vec::new(), Vec::new());
+    for begin in (0..messages).step_by(BATCH as usize) {
+        let given: Vec<_> = (begin..begin + BATCH)
+            .map(|n| {
+                let id = n.to_le_bytes().to_vec();
+                // A period each for a throttle of one key, of which it knows the eight used last.
+                let time = if keys { SECOND } else { (n + 1) * SECOND };
+                (time, if keys { id.clone() } else { vec![1] }, id)
+            })
+            .collect();
+        let start = std::time::Instant::now();
+        let (verdicts, next) = judge(&given, &document, SECOND + begin, operator);
+        took.push(start.elapsed());
+        assert!(passed(&verdicts).iter().all(|passed| *passed), "{begin}");
+        document = next;
+    }
+    let quarter = took.len() / 4;
+    let middle = |calls: &mut [std::time::Duration]| {
+        calls.sort_unstable();
+        calls[calls.len() / 2]
+    };
+    let second = middle(&mut took[quarter..2 * quarter]);
+    let last = middle(&mut took[3 * quarter..]);
+    println!("{second:?} a batch of {BATCH} in the second quarter, {last:?} in the last");
+    let limit = 3 * second + std::time::Duration::from_millis(1);
+    assert!(last < limit, "{second:?}, then {last:?}");
+}
+
+#[test]
+fn of_very_many_none_that_is_new_is_held_and_each_takes_the_same_time() {
+    for keys in [false, true] {
+        all_new(&dedup("payload", 3_600 * SECOND), 500_000, keys);
+        all_new(&throttle(1, SECOND), 500_000, keys);
+    }
+}
+
+/// `cargo test --release -p millrace-operators -- --ignored --nocapture`
+#[test]
+#[ignore = "a hundred million: some minutes each, with --release"]
+fn of_a_hundred_million_none_that_is_new_is_held() {
+    for keys in [false, true] {
+        all_new(&dedup("payload", 3_600 * SECOND), 100_000_000, keys);
+        all_new(&throttle(1, SECOND), 100_000_000, keys);
+    }
+}

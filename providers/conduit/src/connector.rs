@@ -4,13 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace_kit::{DeadLetters, Limits, Link, Sink, Source};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use millrace_grants::{LINK_KEY, SERVERS_KEY};
+use millrace_kit::{DeadLetters, Limits, Link, Sink, Source, WriteError};
 use millrace_provider::{Config, Connector, FieldError, Platform, Sourced};
 use millrace_settings::WithDelivery;
 use millrace_settings::edge::{EdgeSettings, from_link};
 use millrace_settings::window::{STATE, STATE_IDLE};
 
-use crate::{Consumer, Edge, Publisher, Spills, States};
+use crate::outside::{self, Http};
+use crate::{Buckets, Consumer, Edge, Outside, Publisher, Spills, States};
 
 /// The conduit as a connector.
 #[derive(Debug)]
@@ -18,13 +22,22 @@ pub struct Conduit {
     platform: Platform,
     spills: Spills,
     states: States,
+    buckets: Buckets,
+    http: Http,
 }
 
 impl Connector for Conduit {
     const NAME: &'static str = "conduit";
 
     fn new(platform: Platform) -> Self {
-        Self { platform, spills: Spills::default(), states: States::default() }
+        let buckets = Buckets::of(&platform.nats, &platform.lattice);
+        Self {
+            platform,
+            spills: Spills::default(),
+            states: States::default(),
+            buckets,
+            http: Http::new(),
+        }
     }
 
     fn source(&self, link: &Link, config: &Config) -> Result<Sourced, FieldError> {
@@ -50,18 +63,44 @@ impl Connector for Conduit {
         config: &Config,
         _: &Arc<dyn DeadLetters>,
     ) -> Result<Arc<dyn Sink>, FieldError> {
-        let edges = from_link(config, &millrace_kit::link::NAME_KEYS)?;
+        let [pipeline, name, stage] = millrace_kit::link::NAME_KEYS;
+        let edges = from_link(config, &[pipeline, name, stage, LINK_KEY, SERVERS_KEY])?;
+        let grants = outside::grants(config)?;
+
         let edges = edges
             .into_iter()
             .map(|(name, settings)| Ok((self.edge(link, &name)?, settings)))
             .collect::<Result<Vec<_>, FieldError>>()?;
-        Ok(Publisher::open(
+        let publisher = Publisher::open(
             &self.platform.nats,
             edges,
             Arc::clone(link),
             &self.spills,
             &self.states,
-        ))
+        );
+        let http = self.http.for_servers(outside::servers(config)?);
+        let outside = Outside::new(grants, self.buckets.clone(), http, Arc::clone(link));
+        Ok(Arc::new(Linked { publisher, outside }))
+    }
+}
+
+/// What a stage is linked to: where its batches go, and who answers what it asks for.
+struct Linked {
+    publisher: Arc<Publisher>,
+    outside: Outside,
+}
+
+impl Sink for Linked {
+    fn write(&self, batch: Bytes) -> BoxFuture<'_, Result<(), WriteError>> {
+        self.publisher.write(batch)
+    }
+
+    fn ask(&self, request: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        Box::pin(async move { self.outside.answer(&request).await })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.publisher.close()
     }
 }
 

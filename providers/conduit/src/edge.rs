@@ -306,6 +306,21 @@ impl Edge {
         })
     }
 
+    /// The streams that it has with these settings: their names, the most bytes
+    /// of each, and the JetStream domain of one that is elsewhere. For whoever
+    /// wants to know before they are made.
+    #[must_use]
+    pub fn streams(&self, settings: &EdgeSettings) -> Vec<(String, u64, Option<String>)> {
+        let sized = |config: Config, domain| {
+            (config.name, u64::try_from(config.max_bytes).unwrap_or_default(), domain)
+        };
+        let own = sized(self.stream_config(settings), None);
+        let history = self.history_config(settings).map(|config| sized(config, None));
+        let spill = self.spill_config(settings);
+        let spill = spill.map(|config| sized(config, settings.spill_domain.clone()));
+        std::iter::once(own).chain(history).chain(spill).collect()
+    }
+
     /// JetStream where the spill is.
     pub(crate) fn spill_context(client: async_nats::Client, settings: &EdgeSettings) -> Context {
         match &settings.spill_domain {

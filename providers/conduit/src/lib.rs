@@ -21,6 +21,8 @@
 //! * Behind an edge with partitions there may be a step with state. The state goes
 //!   along with each batch and comes back after the stage's output, to a key-value
 //!   bucket, by compare-and-set (`keeper`, `state`).
+//! * A stage whose steps were granted something outside (values by key, requests of HTTP) asks for it along the same link
+//!   ([`Outside`]): each request is held against what its step was granted, and counted.
 //!
 //! Streams and consumers are made when they are missing and changed when the
 //! settings have changed. One that vanishes while it is used is made again,
@@ -40,6 +42,7 @@ mod hold;
 mod keeper;
 mod kept;
 mod lane;
+mod outside;
 mod places;
 mod publish;
 mod pull;
@@ -56,6 +59,7 @@ mod connector;
 pub use connector::Conduit;
 pub use consume::Consumer;
 pub use edge::{Edge, EdgeError, Provision, spill_elsewhere};
+pub use outside::{Buckets, BucketsError, Http, Outside};
 pub use publish::Publisher;
 pub use spill::Spills;
 pub use state::{StateError, States};

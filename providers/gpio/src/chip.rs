@@ -217,6 +217,33 @@ impl Output for Driven {
     }
 }
 
+/// What the kernel knows of a line.
+pub(crate) struct Seen {
+    /// `line 3 (PUMP) of /dev/gpiochip0`.
+    pub(crate) place: String,
+    /// Who has it.
+    pub(crate) consumer: Option<String>,
+}
+
+/// Finds a line and looks at it, without requesting it. May block, as
+/// [`Input::open`].
+pub(crate) fn look(
+    chip: Option<&str>,
+    offset: Option<u32>,
+    line: Option<&str>,
+) -> Result<Seen, LineError> {
+    let found = find(chip, offset, line)?;
+    let info = open(&found.chip)?.line_info(found.offset);
+    let info = info.map_err(|e| refused("cannot look at", &found, &e))?;
+    let name = if info.name.is_empty() { String::new() } else { format!(" ({})", info.name) };
+    let place = format!("line {}{name} of {}", found.offset, found.chip.display());
+    let unnamed = |consumer: String| match consumer.is_empty() {
+        true => "somebody without a name".to_owned(),
+        false => consumer,
+    };
+    Ok(Seen { place, consumer: info.used.then(|| unnamed(info.consumer)) })
+}
+
 /// The consumer of a link's lines, as long as the kernel keeps it.
 pub(crate) fn consumer(pipeline: &str, name: &str) -> String {
     // Names are ASCII.

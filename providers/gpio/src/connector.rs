@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use millrace_kit::link::NAME_KEYS;
-use millrace_kit::{DeadLetters, Limits, Link, Sink};
+use millrace_kit::{DeadLetters, Limits, Link, LinkNames, Sink};
+use millrace_provider::trial::Failed;
 use millrace_provider::{Config, Connector, FieldError, Platform, Sourced};
 use millrace_settings::gpio::{SinkSettings, SourceSettings};
 use millrace_settings::{WithDelivery, from_flat};
 
-use crate::{GpioSink, GpioSource};
+use crate::{GpioSink, GpioSource, trial};
 
 /// GPIO as a connector.
 #[derive(Debug)]
@@ -39,5 +40,14 @@ impl Connector for Gpio {
             Ok(sink) => Ok(sink),
             Err(error) => Err(FieldError::invalid("lines", "", format!("no thread: {error}"))),
         }
+    }
+
+    async fn try_source(config: &Config) -> Result<String, Failed> {
+        let all = WithDelivery::<SourceSettings>::from_flat(config, &NAME_KEYS)?;
+        trial::source(all.settings, LinkNames::from_flat(config)?).await
+    }
+
+    async fn try_sink(config: &Config) -> Result<String, Failed> {
+        trial::sink(from_flat(config, &NAME_KEYS)?, LinkNames::from_flat(config)?).await
     }
 }

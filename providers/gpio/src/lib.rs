@@ -38,6 +38,8 @@ mod source;
 
 #[cfg(feature = "provider")]
 mod connector;
+#[cfg(feature = "provider")]
+mod trial;
 
 #[cfg(feature = "provider")]
 pub use connector::Gpio;

@@ -41,6 +41,8 @@ mod writes;
 
 #[cfg(feature = "provider")]
 mod connector;
+#[cfg(feature = "provider")]
+mod trial;
 
 #[cfg(feature = "provider")]
 pub use connector::Kafka;

@@ -8,6 +8,7 @@
 )]
 
 mod common;
+mod trial;
 
 use std::time::Duration;
 

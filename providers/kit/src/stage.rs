@@ -44,6 +44,15 @@ pub trait Sink: Send + Sync {
     /// stage that waits for the answer has a time limit of its own.
     fn write(&self, batch: Bytes) -> BoxFuture<'_, Result<(), WriteError>>;
 
+    /// Answers what a stage asks for in the name of a step: a request of `millrace-grants`, and its answer. Within a few
+    /// seconds, as a write. An error is a text that begins with what it means, as there.
+    fn ask(&self, request: Bytes) -> BoxFuture<'_, Result<Bytes, String>> {
+        drop(request);
+        let refused = "refused: this provider answers no requests: a stage that is granted something outside is linked to \
+            the conduit";
+        Box::pin(std::future::ready(Err(refused.to_owned())))
+    }
+
     /// Finishes what is in flight and closes the connection.
     fn close(&self) -> BoxFuture<'_, ()>;
 }

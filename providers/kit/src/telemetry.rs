@@ -33,6 +33,7 @@ pub struct Telemetry {
     errors: [AtomicU64; ErrorKind::ALL.len()],
     last_error: Mutex<Option<LastError>>,
     queue: Mutex<Option<Queue>>,
+    uses: Mutex<BTreeMap<String, Uses>>,
 }
 
 impl Telemetry {
@@ -73,6 +74,30 @@ impl Telemetry {
     /// What waits on an edge.
     pub fn queued(&self, queue: Queue) {
         *self.queue.lock() = Some(queue);
+    }
+
+    /// A step of the link that may use what lies outside: it is counted from now on.
+    pub fn uses(&self, step: &str) {
+        self.uses.lock().entry(step.to_owned()).or_default();
+    }
+
+    /// A step has used something outside, or wanted to. The names have to be those of the link's steps: there is one counter
+    /// for each. Answers what is counted for it now.
+    pub fn used(&self, step: &str, how: Used<'_>) -> Uses {
+        let mut all = self.uses.lock();
+        let uses = all.entry(step.to_owned()).or_default();
+        match how {
+            Used::Done => uses.done += 1,
+            Used::Failed(text) => {
+                uses.failed += 1;
+                uses.last_failure = Some(bounded(text));
+            }
+            Used::Refused(text) => {
+                uses.refused += 1;
+                uses.last_refusal = Some(bounded(text));
+            }
+        }
+        uses.clone()
     }
 
     /// A connection made again after it was lost.
@@ -138,6 +163,7 @@ impl Telemetry {
             errors,
             last_error: self.last_error.lock().clone(),
             queue: *self.queue.lock(),
+            uses: self.uses.lock().clone(),
         }
     }
 }
@@ -193,6 +219,38 @@ pub struct Counters {
     /// What waits on an edge; only its far end knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<Queue>,
+    /// What the steps of the stage have used of what lies outside, by step; of a link to the conduit.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub uses: BTreeMap<String, Uses>,
+}
+
+/// What a step has used of what lies outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Uses {
+    /// Requests that were answered.
+    pub done: u64,
+    /// Requests that were not granted.
+    pub refused: u64,
+    /// Requests that were granted and could not be answered.
+    pub failed: u64,
+    /// The last one that was not granted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_refusal: Option<String>,
+    /// Why the last one that failed did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+}
+
+/// What became of a request of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Used<'a> {
+    /// It was answered.
+    Done,
+    /// It could not be.
+    Failed(&'a str),
+    /// It was not granted.
+    Refused(&'a str),
 }
 
 /// What waits on an edge, in work included. `batches` and `bytes` are without

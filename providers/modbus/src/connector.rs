@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use millrace_kit::link::NAME_KEYS;
 use millrace_kit::{DeadLetters, Limits, Link, Sink};
+use millrace_provider::trial::Failed;
 use millrace_provider::{Config, Connector, FieldError, Platform, Sourced};
 use millrace_settings::modbus::{SinkSettings, SourceSettings};
 use millrace_settings::{WithDelivery, from_flat};
 
-use crate::{ModbusSink, ModbusSource};
+use crate::{ModbusSink, ModbusSource, trial};
 
 /// Modbus as a connector.
 #[derive(Debug)]
@@ -36,5 +37,15 @@ impl Connector for Modbus {
     ) -> Result<Arc<dyn Sink>, FieldError> {
         let settings: SinkSettings = from_flat(config, &NAME_KEYS)?;
         Ok(ModbusSink::open(settings, Arc::clone(link), Arc::clone(dead))?)
+    }
+
+    async fn try_source(config: &Config) -> Result<String, Failed> {
+        trial::source(&WithDelivery::<SourceSettings>::from_flat(config, &NAME_KEYS)?.settings)
+            .await
+    }
+
+    async fn try_sink(config: &Config) -> Result<String, Failed> {
+        let settings: SinkSettings = from_flat(config, &NAME_KEYS)?;
+        trial::sink(&settings).await
     }
 }

@@ -39,6 +39,8 @@ mod transport;
 
 #[cfg(feature = "provider")]
 mod connector;
+#[cfg(feature = "provider")]
+mod trial;
 
 #[cfg(feature = "provider")]
 pub use connector::Modbus;

@@ -9,6 +9,7 @@
 )]
 
 mod common;
+mod trial;
 
 use std::time::Duration;
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use millrace_kit::link::NAME_KEYS;
 use millrace_kit::{DeadLetters, Limits, Link, Sink};
+use millrace_provider::trial::Failed;
 use millrace_provider::{Config, Connector, FieldError, Platform, Sourced};
 use millrace_settings::mqtt::{SinkSettings, SourceSettings};
 use millrace_settings::{WithDelivery, from_flat};
 
-use crate::{MqttSink, MqttSource};
+use crate::{MqttSink, MqttSource, trial};
 
 /// MQTT as a connector.
 #[derive(Debug)]
@@ -39,5 +40,15 @@ impl Connector for Mqtt {
         let settings: SinkSettings = from_flat(config, &NAME_KEYS)?;
         let client_id = link.names.client_id(&self.lattice);
         Ok(MqttSink::open(settings, client_id, Arc::clone(link), Arc::clone(dead))?)
+    }
+
+    async fn try_source(config: &Config) -> Result<String, Failed> {
+        trial::source(&WithDelivery::<SourceSettings>::from_flat(config, &NAME_KEYS)?.settings)
+            .await
+    }
+
+    async fn try_sink(config: &Config) -> Result<String, Failed> {
+        let settings: SinkSettings = from_flat(config, &NAME_KEYS)?;
+        trial::sink(&settings).await
     }
 }

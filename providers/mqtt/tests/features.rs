@@ -8,6 +8,7 @@
 )]
 
 mod common;
+mod trial;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,7 +17,7 @@ use millrace_kit::{DeadLetters, LinkNames, Packed, WriteError};
 use tokio::sync::OnceCell;
 
 /// Most bytes of dead letters kept for a pipeline; the oldest go first.
-const KEPT_BYTES: i64 = 256 << 20;
+pub const KEPT_BYTES: i64 = 256 << 20;
 
 /// How long dead letters are kept.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3_600);

@@ -68,15 +68,14 @@ impl<C: Connector> Provider for Handler<C> {
 impl<C: Connector> consumer::Handler<Option<Context>> for Handler<C> {
     async fn request(
         &self,
-        _: Option<Context>,
-        _: String,
-        _: Bytes,
+        context: Option<Context>,
+        subject: String,
+        body: Bytes,
         _: u32,
     ) -> anyhow::Result<Result<BrokerMessage, String>> {
-        Ok(
-            Err("request is not supported: a connector only takes what a stage publishes"
-                .to_owned()),
-        )
+        let component = context.and_then(|context| context.component).unwrap_or_default();
+        let answer = self.0.ask(&component, body).await;
+        Ok(answer.map(|body| BrokerMessage { subject, body, reply_to: None }))
     }
 
     async fn publish(

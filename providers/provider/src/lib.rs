@@ -21,6 +21,7 @@
 //! | [`call`] | calls to stages, and what their failures mean |
 //! | [`dead`] | dead letters over JetStream |
 //! | `status` | answers on the status subjects |
+//! | [`trial`] | connections tried, without a lattice |
 
 pub mod call;
 mod calls;
@@ -31,6 +32,7 @@ mod handler;
 mod links;
 mod run;
 mod status;
+pub mod trial;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +42,7 @@ use millrace_settings::Delivery;
 
 pub use millrace_settings::FieldError;
 pub use run::run;
+use trial::Failed;
 
 /// Generated from `wit/`.
 #[allow(
@@ -110,4 +113,30 @@ pub trait Connector: Send + Sync + Sized + 'static {
         config: &Config,
         dead: &Arc<dyn DeadLetters>,
     ) -> Result<Arc<dyn Sink>, FieldError>;
+
+    /// Tries the connection of a source, for a dry run, and tells what the
+    /// other side says. No message is taken, and nothing is left behind there.
+    /// Ended by dropping it when its time is up.
+    ///
+    /// # Errors
+    ///
+    /// What is in the way, and its mend.
+    fn try_source(config: &Config) -> impl Future<Output = Result<String, Failed>> + Send {
+        let _ = config;
+        std::future::ready(Err(untried(Self::NAME)))
+    }
+
+    /// The same for a sink. No message is written.
+    ///
+    /// # Errors
+    ///
+    /// What is in the way, and its mend.
+    fn try_sink(config: &Config) -> impl Future<Output = Result<String, Failed>> + Send {
+        let _ = config;
+        std::future::ready(Err(untried(Self::NAME)))
+    }
+}
+
+fn untried(connector: &str) -> Failed {
+    Failed::new(format!("{connector} cannot try a connection"), "deploy it to see")
 }

@@ -178,6 +178,15 @@ impl<C: Connector> Links<C> {
         result.map_err(|error| error.to_string())
     }
 
+    /// Answers what a stage asks for.
+    pub(crate) async fn ask(&self, component: &str, request: Bytes) -> Result<Bytes, String> {
+        let outlet = self
+            .outlet(component)
+            .ok_or_else(|| format!("away: no link from component {component} to this provider"))?;
+        let sink = outlet.sink.lock().clone();
+        sink.ok_or("away: the link is not open")?.ask(request).await
+    }
+
     /// A stage has one link to a provider (architecture, "Links").
     fn outlet(&self, component: &str) -> Option<Outlet> {
         let active = self.active.lock();

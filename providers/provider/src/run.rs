@@ -12,7 +12,7 @@ use wasmcloud_provider_sdk::{get_connection, load_host_data, run_provider};
 use crate::handler::{Handler, identity};
 use crate::links::Links;
 use crate::status::{self, Identity};
-use crate::{Connector, Platform, bindings, calls, catch_up, connect};
+use crate::{Connector, Platform, bindings, calls, catch_up, connect, trial};
 
 /// How long an orphan drains. Short: a restarted host starts this provider again,
 /// and two of one client id put each other out of the broker.
@@ -23,13 +23,17 @@ const LOG: &str =
     "info,async_nats=warn,wasmcloud_provider_sdk=warn,wrpc_transport=warn,wrpc_transport_nats=warn";
 
 /// Runs connector `C` as a capability provider until the host ends it or is
-/// gone. Call it first thing in `main`.
+/// gone. Call it first thing in `main`. With the argument `try` it tries a
+/// connection instead ([`trial`]).
 ///
 /// # Errors
 ///
 /// When the host's data cannot be read, or the lattice cannot be reached at
 /// the start; the host then starts the process again.
 pub fn run<C: Connector>(version: &'static str) -> anyhow::Result<()> {
+    if trial::is_asked() {
+        return trial::run::<C>();
+    }
     let parent = Parent::now();
     // Before the first call: without a subscriber the transport formats every
     // payload into span fields nobody reads, which is nine times slower.

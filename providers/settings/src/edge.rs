@@ -47,8 +47,8 @@ pub enum WhenFull {
     Spill,
 }
 
-/// What a durable edge keeps. The stage at its far end gets its batches by
-/// [`crate::Delivery`].
+/// What a durable edge keeps. The stage at its far end gets its batches as
+/// `delivery` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct EdgeSettings {

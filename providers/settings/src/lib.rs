@@ -26,12 +26,14 @@ mod nested;
 pub mod operators;
 pub mod registry;
 pub mod rollout;
+pub mod server;
 pub mod values;
 pub mod window;
 
 pub use delivery::{Delivery, WithDelivery};
 pub use flat::{FieldError, from_flat, to_flat};
 pub use rollout::Rollout;
+pub use server::Server;
 pub use values::{
     BrokerUrl, Bytes, Count, Duration, Percent, Qos, ShareName, TopicFilter, TopicTemplate,
 };

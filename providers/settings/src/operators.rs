@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use millrace_operators::Identity;
+use millrace_operators::{Identity, Missing};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::Settings;
 use crate::list::{Items, items, text_or_list};
-use crate::values::{Count, Duration, ValueError, refuse};
+use crate::values::{Bucket, Count, Duration, Found, LookedUp, ValueError, refuse};
 
 /// Drops messages that are the same as one before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +35,42 @@ pub struct Throttle {
     pub per: Duration<1, 86_400_000>,
 }
 
+/// Adds to each message what a key-value bucket has for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Enrich {
+    /// Name of the bucket: lower-case letters, digits and hyphens, at most 40.
+    pub bucket: Bucket,
+    /// What of a message is looked up: `key`, `topic`, `headers.NAME` or `payload.FIELD` of a JSON payload.
+    #[serde(default = "by_key")]
+    pub by: LookedUp,
+    /// Where the value that is found goes: `payload.FIELD`, a field of the JSON payload itself, or `headers.NAME`. In a payload
+    /// a value that is JSON stays JSON, any other is a text.
+    pub into: Found,
+    /// What becomes of a message for which the bucket has nothing: it is rejected (`reject`), goes on as it came (`keep`), or
+    /// does not go on (`drop`).
+    #[serde(default)]
+    pub missing: WhenMissing,
+}
+
+/// What becomes of a message for which nothing is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum WhenMissing {
+    /// It is rejected: it goes to the dead letters.
+    #[default]
+    Reject,
+    /// It goes on as it came.
+    Keep,
+    /// It does not go on.
+    Drop,
+}
+
+fn by_key() -> LookedUp {
+    LookedUp::KEY
+}
+
 /// A concatenate has no settings: write `{}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -46,38 +82,49 @@ fn one() -> Count<1, 1_000_000> {
 
 impl Settings for DeDuplicate {}
 impl Settings for Throttle {}
+impl Settings for Enrich {}
 impl Settings for Concatenate {}
 
-/// What the harness of a stage is told about a step of settings: names and values.
-pub trait Harness {
-    /// Names and values; times in nanoseconds.
-    fn harness(&self) -> BTreeMap<String, String>;
-}
+// What the harness of a stage is told about a step: names and values, times in nanoseconds.
 
-impl Harness for DeDuplicate {
-    fn harness(&self) -> BTreeMap<String, String> {
+impl DeDuplicate {
+    /// What the harness of a stage is told.
+    #[must_use]
+    pub fn harness(&self) -> BTreeMap<String, String> {
         let within = self.within.as_millis().saturating_mul(1_000_000);
-        BTreeMap::from([
-            ("by".to_owned(), self.by.to_string()),
-            ("within".to_owned(), within.to_string()),
-        ])
+        told([("by", self.by.to_string()), ("within", within.to_string())])
     }
 }
 
-impl Harness for Throttle {
-    fn harness(&self) -> BTreeMap<String, String> {
+impl Throttle {
+    /// What the harness of a stage is told.
+    #[must_use]
+    pub fn harness(&self) -> BTreeMap<String, String> {
         let per = self.per.as_millis().saturating_mul(1_000_000);
-        BTreeMap::from([
-            ("messages".to_owned(), self.messages.get().to_string()),
-            ("per".to_owned(), per.to_string()),
+        told([("messages", self.messages.get().to_string()), ("per", per.to_string())])
+    }
+}
+
+impl Enrich {
+    /// What the harness of a stage is told.
+    #[must_use]
+    pub fn harness(&self) -> BTreeMap<String, String> {
+        let missing = match self.missing {
+            WhenMissing::Reject => Missing::Reject,
+            WhenMissing::Keep => Missing::Keep,
+            WhenMissing::Drop => Missing::Drop,
+        };
+        told([
+            ("bucket", self.bucket.to_string()),
+            ("by", self.by.to_string()),
+            ("into", self.into.to_string()),
+            ("missing", missing.as_str().to_owned()),
         ])
     }
 }
 
-impl Harness for Concatenate {
-    fn harness(&self) -> BTreeMap<String, String> {
-        BTreeMap::new()
-    }
+fn told<const N: usize>(values: [(&str, String); N]) -> BTreeMap<String, String> {
+    values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Parts of a message that are compared: `payload`, `payload.FIELD`, `headers.NAME`, `topic`, `timestamp`.
@@ -135,7 +182,11 @@ mod tests {
         let throttle: Throttle = read(&[("per", "10s")]).unwrap();
         assert_eq!(throttle.harness()["messages"], "1");
         assert_eq!(throttle.harness()["per"], "10000000000");
-        assert!(read::<Concatenate>(&[]).unwrap().harness().is_empty());
+        assert!(read::<Concatenate>(&[]).is_ok());
+        let enrich: Enrich = read(&[("bucket", "machines"), ("into", "payload.machine")]).unwrap();
+        let told: Vec<String> =
+            enrich.harness().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(told, ["bucket=machines", "by=key", "into=payload.machine", "missing=reject"]);
     }
 
     #[test]
@@ -154,6 +205,17 @@ mod tests {
             "messages"
         );
         assert_eq!(read::<Throttle>(&[]).unwrap_err().field, "per");
+        for (fields, field) in [
+            (&[("into", "payload.a")][..], "bucket"),
+            (&[("bucket", "A"), ("into", "payload.a")], "bucket"),
+            (&[("bucket", "read:a"), ("into", "payload.a")], "bucket"),
+            (&[("bucket", "a")], "into"),
+            (&[("bucket", "a"), ("into", "payload")], "into"),
+            (&[("bucket", "a"), ("into", "payload.a"), ("by", "payload")], "by"),
+            (&[("bucket", "a"), ("into", "payload.a"), ("missing", "forget")], "missing"),
+        ] {
+            assert_eq!(read::<Enrich>(fields).unwrap_err().field, field);
+        }
         assert_eq!(read::<Concatenate>(&[("x", "1")]).unwrap_err().field, "x");
     }
 }

@@ -107,6 +107,9 @@ pub const DELIVERY: Kind = Kind::of::<crate::Delivery>();
 /// The settings of roll-outs.
 pub const ROLLOUT: Kind = Kind::of::<crate::Rollout>();
 
+/// The settings of servers of HTTP.
+pub const SERVER: Kind = Kind::of::<crate::Server>();
+
 /// The settings of windows.
 pub const WINDOW: Kind = Kind::of::<crate::window::Window>();
 
@@ -115,6 +118,9 @@ pub const DE_DUPLICATE: Kind = Kind::of::<crate::operators::DeDuplicate>();
 
 /// The settings of a `throttle`.
 pub const THROTTLE: Kind = Kind::of::<crate::operators::Throttle>();
+
+/// The settings of an `enrich`.
+pub const ENRICH: Kind = Kind::of::<crate::operators::Enrich>();
 
 /// The settings of a `concatenate`: none.
 pub const CONCATENATE: Kind = Kind::of::<crate::operators::Concatenate>();

@@ -86,8 +86,10 @@ macro_rules! inline_schema {
     };
 }
 
+mod lookup;
 mod mqtt;
 
+pub use lookup::{Bucket, Found, LookedUp};
 pub use mqtt::{BrokerUrl, Qos, ShareName, TopicFilter, TopicTemplate, WillTopic};
 
 /// A whole number from `MIN` to `MAX`, both included.

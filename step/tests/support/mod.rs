@@ -71,7 +71,7 @@ pub fn built(project: &Project) -> Built {
 
 pub fn trial(component: &Path, settings: &Settings) -> Trial {
     let bytes = std::fs::read(component).unwrap();
-    let found = inspect(&bytes, &settings.grants.iter().copied().collect(), None).unwrap();
+    let found = inspect(&bytes, &settings.grants.iter().cloned().collect(), None).unwrap();
     assert!(found.problems.is_empty(), "{:?}", found.problems);
     Trial::build(engine(), component, &found.kinds, settings)
         .unwrap_or_else(|error| panic!("{error}"))

@@ -16,6 +16,7 @@ mod modbus;
 mod mosquitto;
 mod nats;
 mod process;
+mod web;
 
 pub use certificates::{Authority, Identity, Validity};
 pub use kafka::{KAFKA_USER, Kafka, KafkaOptions};
@@ -24,6 +25,7 @@ pub use machine::{MachineOptions, NatsMachine};
 pub use modbus::{ModbusSlave, SerialPair, SlaveMode, SlaveUnit};
 pub use mosquitto::{Mosquitto, mosquitto_password};
 pub use nats::{NatsOptions, NatsServer};
+pub use web::WebServer;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

@@ -5,6 +5,7 @@
 
 use exports::wasmcloud::messaging::handler::{BrokerMessage, Guest};
 use millrace_batch::{Batch, BatchWriter, Fields, PROBE};
+use millrace_grants::{Request, Use, SUBJECT};
 use wasi::config::store;
 use wasmcloud::messaging::consumer;
 
@@ -90,7 +91,15 @@ fn request() -> String {
         let answer = consumer::request(subject, b"{}", 500).map(drop);
         line(subject, &answer)
     };
-    wanted.iter().map(answered).collect()
+    let mut said: String = wanted.iter().map(answered).collect();
+    // What a step of the neighbour was granted, in its name, in its own, and in none.
+    for step in ["pass", "keep", "escape", "neighbour", ""] {
+        let what = Use::Get { bucket: "secrets".to_owned(), keys: vec![b"recipe".to_vec()] };
+        let body = Request { step: step.to_owned(), what }.encode().unwrap_or_default();
+        let answer = consumer::request(SUBJECT, &body, 500).map(drop);
+        said += &line(step, &answer);
+    }
+    said
 }
 
 /// Batches that look like somebody else's.

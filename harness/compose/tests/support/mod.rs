@@ -38,8 +38,14 @@ pub fn step(name: &str, kind: Kind, component_name: &str) -> StepSpec {
     }
 }
 
+/// Everything that can be granted.
+pub fn every_grant() -> Vec<Grant> {
+    let all = ["clocks", "random", "log", "config", "kv:b", "kv:read:c", "http:get:a.example"];
+    all.map(|grant| grant.parse().unwrap()).to_vec()
+}
+
 pub fn granted(mut step: StepSpec, grants: &[Grant]) -> StepSpec {
-    step.grants = grants.iter().copied().collect();
+    step.grants = grants.iter().cloned().collect();
     step
 }
 

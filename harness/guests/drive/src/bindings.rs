@@ -26,6 +26,8 @@ drive!("millrace:stage/drive-branch");
 drive!("millrace:stage/drive-keyed");
 #[cfg(feature = "delay")]
 drive!("millrace:stage/drive-delay");
+#[cfg(feature = "enrich")]
+drive!("millrace:stage/drive-enrich");
 #[cfg(feature = "filter")]
 drive!("millrace:stage/drive-filter");
 #[cfg(feature = "flat-map")]

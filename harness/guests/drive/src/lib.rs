@@ -6,7 +6,7 @@
 //! 1. [`Drive::process`]: one batch, and where its outcome goes
 //! 2. `settings`: what the pipeline says about this step
 //! 3. `run`: one message after the other; what a failure of one means for the batch. `fold`: the same for a step with state.
-//!    `keyed`: a step with state that has no customer
+//!    `keyed`: a step with state that has no customer. `enrich`: one that has neither
 //! 4. `kind`: the customer's call, one module for each kind of step
 //! 5. `letters`: rejected messages
 //!
@@ -15,11 +15,13 @@
 #![allow(unsafe_code, reason = "generated bindings")]
 
 mod bindings;
+#[cfg(feature = "enrich")]
+mod enrich;
 #[cfg(feature = "accumulate")]
 mod fold;
 #[cfg(feature = "keyed")]
 mod keyed;
-#[cfg(not(feature = "keyed"))]
+#[cfg(not(any(feature = "keyed", feature = "enrich")))]
 mod kind;
 mod letters;
 mod run;
@@ -54,12 +56,14 @@ impl Guest for Drive {
             Some(bytes) => Batch::open(bytes).map_err(|error| format!("batch: {error}"))?,
             None => batch,
         };
-        #[cfg(not(feature = "state"))]
+        #[cfg(not(any(feature = "state", feature = "enrich")))]
         let (mut output, letters) = run::run(&batch, &settings)?;
         #[cfg(feature = "accumulate")]
         let (mut output, letters) = fold::run(&batch, &settings, entered.is_some())?;
         #[cfg(feature = "keyed")]
         let (mut output, letters) = keyed::run(&batch, &settings)?;
+        #[cfg(feature = "enrich")]
+        let (mut output, letters) = enrich::run(&batch, &settings)?;
         hand_over(letters, &settings)?;
         let (length, words) = words::pack(&mut output);
         flow::process(next, length, &words)

@@ -3,12 +3,14 @@
 
 #[cfg(not(feature = "keyed"))]
 use crate::bindings::millrace::step::types::Error;
-#[cfg(not(feature = "keyed"))]
+#[cfg(not(any(feature = "keyed", feature = "enrich")))]
 use crate::kind;
-#[cfg(not(feature = "state"))]
+#[cfg(not(any(feature = "state", feature = "enrich")))]
 use crate::letters::Letters;
 use crate::settings::Settings;
 use millrace_batch::{Batch, BatchWriter, Fields, Message, WriteError};
+#[cfg(not(feature = "keyed"))]
+use millrace_grants::AWAY;
 #[cfg(feature = "state")]
 pub use millrace_window::{own_headers as headers, Failure};
 
@@ -30,7 +32,14 @@ impl From<Error> for Failure {
         match error {
             Error::InvalidArgument(text) => Self::Reject { kind: "invalid-argument", text },
             Error::Internal(text) => Self::Reject { kind: "internal", text },
-            Error::Retry(text) => Self::Fail(format!("retry: {}", crate::letters::shorten(&text))),
+            Error::Retry(text) => {
+                // Of what lies outside of the step, as of what lies behind its stage: it is waited for.
+                let (kind, text) = match text.strip_prefix(AWAY) {
+                    Some(text) => ("downstream", text),
+                    None => ("retry", text.as_str()),
+                };
+                Self::Fail(format!("{kind}: {}", crate::letters::shorten(text)))
+            }
         }
     }
 }
@@ -42,7 +51,7 @@ pub fn headers<'a>(batch: &Batch<'a>) -> millrace_batch::Headers<'a> {
 }
 
 /// Runs the step over the batch: the output, and the rejected messages.
-#[cfg(not(feature = "state"))]
+#[cfg(not(any(feature = "state", feature = "enrich")))]
 pub fn run<'a>(
     batch: &Batch<'a>,
     settings: &'a Settings,
@@ -66,7 +75,7 @@ pub fn run<'a>(
 }
 
 /// Tells the step its configuration.
-#[cfg(not(feature = "keyed"))]
+#[cfg(not(any(feature = "keyed", feature = "enrich")))]
 pub fn init(settings: &Settings) -> Result<(), String> {
     kind::init(&settings.configuration()).map_err(|error| {
         let (Error::InvalidArgument(text) | Error::Internal(text) | Error::Retry(text)) = error;
@@ -124,6 +133,11 @@ impl<'a> Output<'a> {
     #[inline]
     pub fn keep(&mut self, message: &Message<'_>) -> Result<(), Failure> {
         self.writer.push_record(message).map_err(refused)
+    }
+
+    /// Whether nothing has been added.
+    pub fn is_empty(&self) -> bool {
+        self.writer.is_empty()
     }
 
     /// Where the output is now.

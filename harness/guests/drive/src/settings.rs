@@ -64,7 +64,7 @@ impl Settings {
     }
 
     /// A setting of a step that needs no customer.
-    #[cfg(feature = "keyed")]
+    #[cfg(any(feature = "keyed", feature = "enrich"))]
     pub fn value<T: std::str::FromStr>(&self, name: &str) -> Result<T, String>
     where
         T::Err: std::fmt::Display,
@@ -75,7 +75,7 @@ impl Settings {
     }
 
     /// The step's own values, in a fixed order, because the host's order changes from call to call.
-    #[cfg(not(feature = "keyed"))]
+    #[cfg(not(any(feature = "keyed", feature = "enrich")))]
     pub fn configuration(&self) -> Vec<(&str, &str)> {
         let own = self.values.iter();
         let own = own.filter_map(|(key, value)| {

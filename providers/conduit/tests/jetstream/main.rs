@@ -11,6 +11,7 @@ mod adaptive;
 mod arms;
 mod hold;
 mod lanes;
+mod outside;
 mod spill;
 mod states;
 

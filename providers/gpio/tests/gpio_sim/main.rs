@@ -17,3 +17,4 @@ mod safe;
 mod sim;
 mod sink;
 mod source;
+mod trial;
