@@ -59,7 +59,9 @@ mod tree;
 pub use component::{ComponentFile, ComponentFileError, component_version, with_component_version};
 pub use finding::{Finding, Location, Severity};
 pub use lint::lint;
-pub use load::{Document, Library, LoadError, Loaded, Options, load, load_files, load_with};
+pub use load::{
+    Document, Library, LoadError, Loaded, Options, load, load_files, load_with, read_text,
+};
 pub use lock::{Difference, Lock, LockError, LockedComponent, LockedHarness, LockedPipeline};
 pub use model::{
     Binding, Call, Component, DUPLICATE, Durable, EXCESS, Hosts, INSTANCES_DEFAULT, Input,

@@ -257,7 +257,11 @@ pub fn load_files(
 }
 
 /// The text of a file; of one that is too long only as much as shows that.
-fn read_text(path: &FilePath) -> Result<String, LoadError> {
+///
+/// # Errors
+///
+/// When the file cannot be read, or is no text.
+pub fn read_text(path: &FilePath) -> Result<String, LoadError> {
     let error = |source| LoadError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let limit = u64::try_from(TEXT_MAX).unwrap_or(u64::MAX).saturating_add(1);

@@ -97,6 +97,23 @@ pub struct Pipeline {
     pub tests: BTreeMap<String, Test>,
 }
 
+impl Pipeline {
+    /// The fields of a definition, in the order in which people write them.
+    pub const FIELDS: [&'static str; 11] = [
+        "millrace",
+        "pipeline",
+        "version",
+        "description",
+        "parameters",
+        "sources",
+        "steps",
+        "sinks",
+        "rollout",
+        "binding",
+        "tests",
+    ];
+}
+
 /// Options of a source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]

@@ -66,21 +66,8 @@ impl Reader {
 
     /// A whole definition.
     pub(crate) fn pipeline(&mut self, root: &Node) -> Option<Pipeline> {
-        const KNOWN: &[&str] = &[
-            "millrace",
-            "pipeline",
-            "version",
-            "description",
-            "parameters",
-            "sources",
-            "steps",
-            "sinks",
-            "rollout",
-            "binding",
-            "tests",
-        ];
         let top = Path::default();
-        let fields = self.known_fields(root, &top, KNOWN)?;
+        let fields = self.known_fields(root, &top, &Pipeline::FIELDS)?;
         self.graph_unread = fields
             .meant
             .iter()

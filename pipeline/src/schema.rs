@@ -429,14 +429,8 @@ pub(crate) fn test_responses(_: &mut SchemaGenerator) -> Schema {
                     "type": "integer", "minimum": 100, "maximum": 599, "default": 200,
                     "description": "Status code.",
                 },
-                "payload": {
-                    "type": ["string", "number", "boolean", "object", "array"],
-                    "description": "The content: a mapping or a list is JSON, anything else text.",
-                },
-                "hex": {
-                    "type": ["string", "number"],
-                    "description": "The content, as bytes in hexadecimal.",
-                },
+                "payload": content_as_payload(),
+                "hex": content_as_hex(),
                 "headers": {
                     "type": "object",
                     "additionalProperties": { "type": ["string", "number", "boolean"] },
@@ -471,6 +465,20 @@ pub(crate) fn rejected_messages(generator: &mut SchemaGenerator) -> Schema {
 /// The fields that say what a message contains.
 const PAYLOAD: [&str; 3] = ["payload", "hex", "file"];
 
+fn content_as_payload() -> Value {
+    json!({
+        "type": ["string", "number", "boolean", "object", "array"],
+        "description": "The content: a mapping or a list is JSON, anything else text.",
+    })
+}
+
+fn content_as_hex() -> Value {
+    json!({
+        "type": ["string", "number"],
+        "description": "The content, as bytes in hexadecimal.",
+    })
+}
+
 fn at_most_one_payload() -> Value {
     let two = |a: &str, b: &str| json!({ "required": [a, b] });
     json!({ "not": { "anyOf": [
@@ -486,14 +494,8 @@ fn messages(generator: &mut SchemaGenerator, also: Map<String, Value>, rule: Val
     let name = generator.subschema_for::<Name>();
     let time = time(generator);
     let mut properties = json!({
-        "payload": {
-            "type": ["string", "number", "boolean", "object", "array"],
-            "description": "The content: a mapping or a list is JSON, anything else text.",
-        },
-        "hex": {
-            "type": ["string", "number"],
-            "description": "The content, as bytes in hexadecimal.",
-        },
+        "payload": content_as_payload(),
+        "hex": content_as_hex(),
         "file": {
             "type": "string",
             "minLength": 1,

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use millrace_pipeline::{Kind, TEXT_MAX, VERSION, schema};
+use millrace_pipeline::{Kind, Pipeline, TEXT_MAX, VERSION, schema};
 use millrace_settings::registry;
 use serde_json::Value;
 
@@ -400,21 +400,12 @@ fn inside(section: &str, field: &str) -> String {
 
 /// The place of a field in its table: what it is called, what it does, from whom, and the rest by name.
 fn rank(name: &str) -> usize {
-    const FIRST: [&str; 11] = [
-        "millrace",
-        "pipeline",
-        "version",
-        "description",
-        "parameters",
-        "sources",
-        "steps",
-        "sinks",
-        "rollout",
-        "binding",
-        "tests",
-    ];
     let kind = Kind::ALL.iter().position(|kind| kind.as_str() == name);
-    FIRST.iter().position(|first| *first == name).or(kind.map(|at| at + 20)).unwrap_or(100)
+    Pipeline::FIELDS
+        .iter()
+        .position(|first| *first == name)
+        .or(kind.map(|at| at + 20))
+        .unwrap_or(100)
 }
 
 /// A schema without the choice of a parameter in its place.

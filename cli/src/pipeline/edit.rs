@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use millrace_pipeline::edit::{Editor, Value};
-use millrace_pipeline::{Document, LoadError, Loaded, Options, Severity, TEXT_MAX, load_with};
+use millrace_pipeline::{Document, LoadError, Loaded, Options, Severity, load_with, read_text};
 use serde_json::json;
 
 use crate::DefinitionErrors;
@@ -96,7 +96,13 @@ fn change(
     renamed: bool,
     edit: impl FnOnce(&mut Editor) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let before = read(file)?;
+    // One that is too long is refused when it is parsed.
+    let before = read_text(file).map_err(|error| match error {
+        LoadError::Read { path, source } => {
+            anyhow::Error::new(source).context(format!("could not read {}", path.display()))
+        }
+        error @ LoadError::NotText { .. } => error.into(),
+    })?;
     let mut editor = Editor::new(before.as_str())
         .with_context(|| format!("cannot change {}", file.display()))?;
     edit(&mut editor).with_context(|| format!("{} is as it was", file.display()))?;
@@ -146,31 +152,13 @@ fn rewrite(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The text of a file. One that is too long is refused when it is parsed.
-fn read(file: &Path) -> anyhow::Result<String> {
-    use std::io::Read as _;
-    let failed = || format!("could not read {}", file.display());
-    let mut text = String::new();
-    let limit = u64::try_from(TEXT_MAX).unwrap_or(u64::MAX).saturating_add(4);
-    std::fs::File::open(file)
-        .with_context(failed)?
-        .take(limit)
-        .read_to_string(&mut text)
-        .with_context(failed)?;
-    Ok(text)
-}
-
 /// The errors that the changed text has and the one before had not. A file beside a definition is not looked at.
 fn new_errors(file: &Path, before: &str, after: &str, renamed: bool) -> Vec<String> {
     let name = file.to_string_lossy();
-    let library = |path: &Path| {
-        read(path).map_err(|error| LoadError::Read {
-            path: path.to_owned(),
-            source: std::io::Error::other(format!("{error:#}")),
-        })
-    };
     let load = |text: &str| -> Loaded {
-        load_with(Document { file: &name, text }, None, &Options::default(), &library)
+        load_with(Document { file: &name, text }, None, &Options::default(), &|file| {
+            read_text(file)
+        })
     };
     let is_beside = |text: &str| {
         Editor::new(text).is_ok_and(|editor| {

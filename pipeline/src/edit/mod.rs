@@ -41,6 +41,7 @@ use std::ops::Range;
 
 use crate::finding::Lines;
 use crate::locate;
+use crate::model::Pipeline;
 use crate::tree::{self, Node, TEXT_MAX, TreeError, Value as Tree};
 
 pub use model::write;
@@ -466,19 +467,6 @@ impl Editor {
 
     /// The entry that a new one comes behind: at the top the fields have an order.
     fn place_of(&self, path: &[Segment], key: &str) -> Option<usize> {
-        const ORDER: [&str; 11] = [
-            "millrace",
-            "pipeline",
-            "version",
-            "description",
-            "parameters",
-            "sources",
-            "steps",
-            "sinks",
-            "rollout",
-            "binding",
-            "tests",
-        ];
         let entries = match self.spot(path).map(|spot| &spot.node.value) {
             Some(Tree::Map(entries)) => entries,
             _ => return None,
@@ -487,8 +475,8 @@ impl Editor {
         if !path.is_empty() {
             return last;
         }
-        let Some(own) = ORDER.iter().position(|name| *name == key) else { return last };
-        let before = ORDER.get(..own).unwrap_or_default();
+        let Some(own) = Pipeline::FIELDS.iter().position(|name| *name == key) else { return last };
+        let before = Pipeline::FIELDS.get(..own).unwrap_or_default();
         entries.iter().rposition(|entry| before.contains(&entry.key.as_str())).or(last)
     }
 

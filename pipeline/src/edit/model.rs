@@ -271,20 +271,7 @@ fn canonical(pipeline: &Pipeline) -> Fields {
 fn whole(pipeline: &Pipeline) -> Value {
     let mut fields = canonical(pipeline);
     let mut entries = Vec::new();
-    let order = [
-        "millrace",
-        "pipeline",
-        "version",
-        "description",
-        "parameters",
-        "sources",
-        "steps",
-        "sinks",
-        "rollout",
-        "binding",
-        "tests",
-    ];
-    for name in order {
+    for name in Pipeline::FIELDS {
         let Some(field) = fields.remove(name) else { continue };
         let bare = |source: &Json| source.as_object().is_none_or(Map::is_empty);
         let value = match (&field.json, name) {

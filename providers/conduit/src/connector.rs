@@ -65,7 +65,7 @@ impl Connector for Conduit {
     ) -> Result<Arc<dyn Sink>, FieldError> {
         let [pipeline, name, stage] = millrace_kit::link::NAME_KEYS;
         let edges = from_link(config, &[pipeline, name, stage, LINK_KEY, SERVERS_KEY])?;
-        let grants = outside::grants(config)?;
+        let grants = outside::object(config, LINK_KEY)?;
 
         let edges = edges
             .into_iter()
@@ -78,7 +78,7 @@ impl Connector for Conduit {
             &self.spills,
             &self.states,
         );
-        let http = self.http.for_servers(outside::servers(config)?);
+        let http = self.http.for_servers(outside::object(config, SERVERS_KEY)?);
         let outside = Outside::new(grants, self.buckets.clone(), http, Arc::clone(link));
         Ok(Arc::new(Linked { publisher, outside }))
     }

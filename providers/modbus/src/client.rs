@@ -20,7 +20,7 @@ use std::io;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-use millrace_settings::modbus::{Register, Scheme};
+use millrace_settings::modbus::{Register, Scheme, SinkSettings, SourceSettings};
 use parking_lot::Mutex as Lock;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -44,6 +44,26 @@ pub(crate) struct Timing {
     pub(crate) pause_after_connect: Duration,
     pub(crate) pause_between_requests: Duration,
     pub(crate) busy_retries: u32,
+}
+
+impl Timing {
+    pub(crate) fn of_source(settings: &SourceSettings) -> Self {
+        Self {
+            timeout: settings.timeout.get(),
+            pause_after_connect: settings.pause_after_connect.get(),
+            pause_between_requests: settings.pause_between_requests.get(),
+            busy_retries: u32::try_from(settings.busy_retries.get()).unwrap_or(0),
+        }
+    }
+
+    pub(crate) fn of_sink(settings: &SinkSettings) -> Self {
+        Self {
+            timeout: settings.timeout.get(),
+            pause_after_connect: settings.pause_after_connect.get(),
+            pause_between_requests: settings.pause_between_requests.get(),
+            busy_retries: u32::try_from(settings.busy_retries.get()).unwrap_or(0),
+        }
+    }
 }
 
 /// Why a request has no answer that can be used.

@@ -78,12 +78,7 @@ impl ModbusSink {
         dead: Arc<dyn DeadLetters>,
     ) -> Result<Arc<Self>, FieldError> {
         settings.check()?;
-        let timing = Timing {
-            timeout: settings.timeout.get(),
-            pause_after_connect: settings.pause_after_connect.get(),
-            pause_between_requests: settings.pause_between_requests.get(),
-            busy_retries: u32::try_from(settings.busy_retries.get()).unwrap_or(0),
-        };
+        let timing = Timing::of_sink(&settings);
         let port = Port::new(&Transport::of_sink(&settings), timing, Arc::clone(&link));
         let shared = Arc::new(Shared {
             link,

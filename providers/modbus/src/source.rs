@@ -107,12 +107,7 @@ impl Source for ModbusSource {
                 tracing::info!(link = link.names.name, "reads {line}");
             }
             let settings = &self.settings;
-            let timing = Timing {
-                timeout: settings.timeout.get(),
-                pause_after_connect: settings.pause_after_connect.get(),
-                pause_between_requests: settings.pause_between_requests.get(),
-                busy_retries: u32::try_from(settings.busy_retries.get()).unwrap_or(0),
-            };
+            let timing = Timing::of_source(settings);
             let port = Port::new(&Transport::of_source(settings), timing, Arc::clone(&link));
             let limits = plan::Limits::from(settings);
             let every = settings.interval.get();

@@ -26,12 +26,7 @@ pub(crate) async fn source(settings: &SourceSettings) -> Result<String, Failed> 
         items.push(Item { unit, wire, count: Decoder::of(field, wire).count() });
         names.push(name.as_str());
     }
-    let timing = Timing {
-        timeout: settings.timeout.get(),
-        pause_after_connect: settings.pause_after_connect.get(),
-        pause_between_requests: settings.pause_between_requests.get(),
-        busy_retries: u32::try_from(settings.busy_retries.get()).unwrap_or(0),
-    };
+    let timing = Timing::of_source(settings);
     let shared = client(&Transport::of_source(settings));
     let mut client = shared.lock().await;
     connect(&mut client, &timing, settings.url.scheme()).await?;
@@ -57,12 +52,7 @@ pub(crate) async fn source(settings: &SourceSettings) -> Result<String, Failed> 
 /// Tries a sink's device.
 pub(crate) async fn sink(settings: &SinkSettings) -> Result<String, Failed> {
     settings.check()?;
-    let timing = Timing {
-        timeout: settings.timeout.get(),
-        pause_after_connect: settings.pause_after_connect.get(),
-        pause_between_requests: settings.pause_between_requests.get(),
-        busy_retries: u32::try_from(settings.busy_retries.get()).unwrap_or(0),
-    };
+    let timing = Timing::of_sink(settings);
     let shared = client(&Transport::of_sink(settings));
     let mut client = shared.lock().await;
     connect(&mut client, &timing, settings.url.scheme()).await?;

@@ -12,12 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millrace_grants::{
-    Failure, FailureKind, Grant, LINK_KEY, Reply, Request, RequestError, SERVERS_KEY, TIMEOUT_MS,
-    Use,
-};
+use millrace_grants::{Failure, FailureKind, Grant, Reply, Request, RequestError, TIMEOUT_MS, Use};
 use millrace_kit::{Link, Used};
-use millrace_settings::{FieldError, Server};
+use millrace_settings::FieldError;
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 pub use http::Http;
@@ -39,28 +37,18 @@ pub struct Outside {
     permits: Semaphore,
 }
 
-/// The grants of each step, as the settings of a link have them.
+/// A setting of a link that is a JSON object: the grants of each step ([`millrace_grants::LINK_KEY`]), or what is known of servers
+/// ([`millrace_grants::SERVERS_KEY`]). Without it nothing.
 ///
 /// # Errors
 ///
-/// They cannot be read: names [`LINK_KEY`].
-pub(crate) fn grants(
+/// It cannot be read: names the key.
+pub(crate) fn object<T: Default + DeserializeOwned>(
     config: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, BTreeSet<Grant>>, FieldError> {
-    let Some(text) = config.get(LINK_KEY) else { return Ok(BTreeMap::new()) };
-    serde_json::from_str(text).map_err(|error| FieldError::invalid(LINK_KEY, text, error))
-}
-
-/// What is known of servers, as the settings of a link have it.
-///
-/// # Errors
-///
-/// It cannot be read: names [`SERVERS_KEY`].
-pub(crate) fn servers(
-    config: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, Server>, FieldError> {
-    let Some(text) = config.get(SERVERS_KEY) else { return Ok(BTreeMap::new()) };
-    serde_json::from_str(text).map_err(|error| FieldError::invalid(SERVERS_KEY, text, error))
+    key: &str,
+) -> Result<T, FieldError> {
+    let Some(text) = config.get(key) else { return Ok(T::default()) };
+    serde_json::from_str(text).map_err(|error| FieldError::invalid(key, text, error))
 }
 
 impl Outside {
