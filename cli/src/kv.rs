@@ -152,7 +152,7 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
 }
 
 async fn buckets(lattice: &lattice::Options) -> anyhow::Result<Buckets> {
-    Ok(Buckets::of(&lattice.connect().await?, &lattice.lattice))
+    Ok(Buckets::of(&lattice.connect().await?, lattice.name()))
 }
 
 /// The buckets of the lattice, this one among them: looking does not make one.

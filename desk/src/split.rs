@@ -25,6 +25,7 @@ pub fn split(plan: &Plan) -> Plan {
                 }
             };
             apart.stages.push(Stage {
+                writers: Default::default(),
                 name: name.clone(),
                 steps: vec![step.clone()],
                 inputs: own,

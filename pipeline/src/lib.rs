@@ -72,7 +72,7 @@ pub use parameters::{Parameter, ParameterType, ParameterValue, ValueOrigin};
 pub use picture::svg;
 pub use plan::{
     Edge, KeyedState, Output, Plan, PlanError, PlannedSink, PlannedSource, PlannedStep, Reason,
-    Stage, StageInput, desk_plan, plan,
+    Stage, StageInput, Writers, desk_plan, plan,
 };
 pub use schema::{binding_schema, schema, tests_schema};
 pub use test::{

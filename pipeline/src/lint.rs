@@ -98,6 +98,9 @@ pub(crate) fn issues(pipeline: &Pipeline, checks: &Checks<'_>) -> Vec<Issue> {
         let all = checks.expanded || pipeline.calls.is_empty();
         issues.extend(servers(pipeline, binding, all));
         issues.extend(clients(pipeline, binding));
+        if all && checks.graph {
+            issues.extend(lint_grant::of_sinks(pipeline, binding));
+        }
         issues.extend(files(binding, checks.files));
         issues.extend(component::issues(binding, checks.files));
         if let Some(folder) = checks.files {
@@ -316,11 +319,7 @@ fn check_grant(grant: &str, path: Path, first: bool) -> Option<Issue> {
         }
         Err(UnknownGrant::NoSuch(_)) => {
             let words = ["clocks", "random", "log", "config"];
-            let end = grant.split(':').next().and_then(registry::connector);
             let mend = match guess(grant, words) {
-                _ if end.is_some() => "what a step sends to machines, brokers and topics goes through a sink, \
-                    `sinks: { NAME: { from: STEP } }`, whose settings name lines, registers and topics"
-                    .to_owned(),
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => {
                     let forms = list(&Grant::FORMS);

@@ -167,7 +167,7 @@ pub struct Step {
     #[schemars(schema_with = "schema::grants")]
     pub grants: Vec<String>,
     /// Most memory one call may use, from 1MiB to 256MiB. Without it the
-    /// platform's maximum.
+    /// 64 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
     /// Most calls at once, 100 by default. A step with another number than the

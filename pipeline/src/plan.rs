@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, Severity};
 use crate::lint;
+use crate::lint_grant;
 use crate::model::{
     Binding, Hosts, INSTANCES_DEFAULT, Input, Kind, Pipeline, RESULT, SinkBinding, SourceBinding,
     Step,
@@ -109,7 +110,14 @@ pub struct Stage {
     pub output: Output,
     /// Most calls at once.
     pub instances: u64,
+    /// What the sink behind the stage is to hold its messages to.
+    #[serde(skip_serializing_if = "Writers::is_empty", default)]
+    pub writers: Writers,
 }
+
+/// What steps may have a sink write, where any of them was granted some of it and is held to that: by the source or step before the
+/// sink, and by the step that answers for what comes from there.
+pub type Writers = BTreeMap<String, BTreeMap<String, BTreeSet<Grant>>>;
 
 impl Stage {
     /// What the steps were granted of what lies outside, by step: each request is held against it.
@@ -184,7 +192,7 @@ pub struct PlannedStep {
     pub config: BTreeMap<String, String>,
     /// What it may use beside computing, sorted.
     pub grants: Vec<String>,
-    /// Most memory in bytes; absent for the platform's maximum.
+    /// Most memory in bytes; absent for 64 MiB.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub memory_max: Option<u64>,
 }
@@ -197,6 +205,17 @@ pub enum StageInput {
     Source(String),
     /// The conduit, from this edge.
     Edge(String),
+}
+
+impl StageInput {
+    /// The source or step that what comes in is of.
+    #[must_use]
+    pub fn from(&self) -> &str {
+        match self {
+            Self::Source(name) => name,
+            Self::Edge(name) => edge::from(name),
+        }
+    }
 }
 
 /// What a stage publishes to: one kind only, because the choice between links
@@ -373,6 +392,7 @@ fn of(pipeline: &Pipeline, binding: &Binding, folder: &Path) -> Result<Plan, Pla
     builder.ingress();
     builder.steps();
     builder.egress();
+    builder.writers();
     Ok(Plan {
         pipeline: pipeline.pipeline.clone(),
         version: pipeline.version.clone(),
@@ -558,6 +578,7 @@ impl<'a> Builder<'a> {
                     inputs: vec![StageInput::Source(source.clone())],
                     output: self.edges_from(source),
                     instances: INSTANCES_DEFAULT,
+                    writers: Writers::new(),
                 });
             }
         }
@@ -589,6 +610,7 @@ impl<'a> Builder<'a> {
                         inputs,
                         output,
                         instances,
+                        writers: Writers::new(),
                     });
                     self.stages.len() - 1
                 }
@@ -685,7 +707,37 @@ impl<'a> Builder<'a> {
                     inputs: self.stage_inputs(&rest, sink),
                     output: Output::Sink(sink.clone()),
                     instances: INSTANCES_DEFAULT,
+                    writers: Writers::new(),
                 });
+            }
+        }
+    }
+
+    /// What the sink behind each stage holds its messages to.
+    fn writers(&mut self) {
+        let pipeline = self.graph.pipeline;
+        for stage in &mut self.stages {
+            let Output::Sink(sink) = &stage.output else { continue };
+            let Some(bound) = self.binding.sinks.get(sink) else { continue };
+            // A stage that only passes on is behind several; one with steps ends with the one before the sink.
+            let before: Vec<&str> = match stage.steps.last() {
+                Some(last) => vec![&last.name],
+                None => stage.inputs.iter().map(StageInput::from).collect(),
+            };
+            let held = |from: &str| {
+                let steps = lint_grant::writers(pipeline, from).into_iter();
+                let granted = steps.filter_map(|name| {
+                    let step = pipeline.steps.get(name)?;
+                    let places = lint_grant::places(&step.grants, &bound.connector);
+                    let grants: BTreeSet<Grant> =
+                        places.map(|(_, place)| Grant::Write(place)).collect();
+                    (!grants.is_empty()).then(|| (name.to_owned(), grants))
+                });
+                (from.to_owned(), granted.collect())
+            };
+            let writers: Writers = before.into_iter().map(held).collect();
+            if writers.values().any(|steps| !steps.is_empty()) {
+                stage.writers = writers;
             }
         }
     }

@@ -232,3 +232,66 @@ async fn steps_use_what_they_are_granted_and_no_more() {
 
     plant.stop().await;
 }
+
+/// Two steps before one sink that publishes where the message says, and one before another.
+const PLACED: &str = r#"
+millrace: v1alpha1
+pipeline: placed
+version: 0.1.0
+sources: [left, right]
+steps:
+  held: { map: pass-map, from: left, grants: ["mqtt:publish:out/plant/left/ok", "mqtt:publish:alone/#"] }
+  free: { map: pass-map, from: right }
+sinks:
+  out: { from: [{ name: held, durable: true }, { name: free, durable: true }] }
+  alone: { from: held }
+binding:
+  sources:
+    left: { mqtt: { url: "{url}", topic: plant/left/+, qos: 1 } }
+    right: { mqtt: { url: "{url}", topic: plant/right/+, qos: 1 } }
+  sinks:
+    out: { mqtt: { url: "{url}", topic: "out/{topic}", qos: 1 } }
+    alone: { mqtt: { url: "{url}", topic: "alone/{topic}", qos: 1 } }
+  components:
+    pass-map: { file: "{components}/pass-map.wasm" }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_writes_for_a_step_only_what_it_is_granted() {
+    let plant = Plant::start().await;
+    plant.deploy_unwatched(&plant.define("placed.yaml", PLACED)).await;
+    let (out, alone) = (counted(&plant, "out/#").await, counted(&plant, "alone/#").await);
+    let letters = plant.dead_letters("placed").await;
+    let mut machine = Machine::connect(&plant);
+    for (topic, payload) in [
+        ("plant/left/ok", "1"),
+        ("plant/left/not", "2"),
+        ("plant/right/ok", "3"),
+        ("plant/right/not", "4"),
+    ] {
+        machine.publish(topic, payload.to_owned()).await;
+    }
+    machine.acknowledged().await;
+    // The step that was granted nothing of MQTT is held to the sink's settings, and its neighbour is no way out for the other.
+    until("what is granted has come", PATIENCE, async || {
+        out.lock().unwrap().len() == 3 && alone.lock().unwrap().len() == 2
+    })
+    .await;
+    assert_eq!(out.lock().unwrap().keys().collect::<Vec<_>>(), ["1", "3", "4"]);
+    let letter = letters.wait_for("2", PATIENCE).await;
+    assert_eq!(letter["millrace-dead-kind"], "refused");
+    assert_eq!(
+        letter["millrace-dead-text"],
+        "the step held is not granted topic \"out/plant/left/not\""
+    );
+    let status = plant.millrace(&["pipeline", "status", "placed"]).await.json();
+    let links =
+        status["links"].as_array().unwrap().iter().flat_map(|p| p["links"].as_array().unwrap());
+    let refused: Vec<(&str, u64)> = links
+        .filter_map(|link| {
+            Some((link["name"].as_str()?, link["counters"]["uses"]["held"]["refused"].as_u64()?))
+        })
+        .collect();
+    assert_eq!(refused, [("alone", 0), ("out", 1)], "{status}");
+    plant.stop().await;
+}

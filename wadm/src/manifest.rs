@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace_grants::{Authority, Grant, LINK_KEY, SERVERS_KEY};
+use millrace_grants::{Authority, FROM_KEY, Grant, LINK_KEY, SERVERS_KEY, WRITERS_KEY};
 use millrace_pipeline::{Edge, Hosts, Output, Plan, PlannedSink, PlannedSource, Stage, StageInput};
 use millrace_settings::Server;
 use millrace_settings::window::{STATE, STATE_IDLE};
@@ -186,7 +186,12 @@ impl<'a> StageParts<'a> {
         let (provider, out) = match &stage.output {
             Output::Sink(name) => {
                 let sink = sink(plan, name)?;
-                (sink.connector.as_str(), named(plan, name, &stage.name, sink.settings.clone()))
+                let mut settings = sink.settings.clone();
+                if !stage.writers.is_empty() {
+                    let writers = serde_json::to_string(&stage.writers)?;
+                    settings.insert(WRITERS_KEY.to_owned(), writers);
+                }
+                (sink.connector.as_str(), named(plan, name, &stage.name, settings))
             }
             Output::Edges(names) => {
                 let edges =
@@ -270,8 +275,13 @@ fn provider_component(
     for stage in &plan.stages {
         let target = StageParts::new(plan, stage, artifacts)?.hash;
         for input in &stage.inputs {
-            let (connector, input, settings) = input_settings(plan, input)?;
+            let from = input.from();
+            let (connector, input, mut settings) = input_settings(plan, input)?;
             if connector == name {
+                // The sink behind the stage has to tell what is of one from what is of another.
+                if name == CONDUIT && stage.writers.len() > 1 {
+                    settings.insert(FROM_KEY.to_owned(), from.to_owned());
+                }
                 let values = named(plan, input, &stage.name, settings);
                 let hash = short_hash(format!("{target}{values:?}").as_bytes());
                 let link_name = link_name(&plan.pipeline, input, &hash);
@@ -502,6 +512,45 @@ binding:
             assert!(names(&asking, "too-hot").is_disjoint(&names(&other, "too-hot")));
             assert_eq!(names(&asking, "celsius"), names(&other, "celsius"));
         }
+    }
+
+    /// A sink is told what the steps before it were granted of its connector; where there are several, each batch says of which
+    /// it is.
+    #[test]
+    fn a_sink_is_told_what_its_steps_were_granted() {
+        let granted = |place: &str| {
+            let grants =
+                format!("limit: 85 }} , grants: [log, \"{place}\", \"gpio:write:lamp\"] }}");
+            TEXT.replace("limit: 85 } }", &grants)
+        };
+        let alone = example(&granted("mqtt:publish:plant/#"), "d1");
+        assert_eq!(
+            out(&alone, "too-hot")["writers"],
+            r#"{"too-hot":{"too-hot":["mqtt:publish:plant/#"]}}"#
+        );
+        assert!(!out(&example(TEXT, "d1"), "too-hot").contains_key("writers"));
+        let other = example(&granted("mqtt:publish:+/alerts"), "d1");
+        assert_ne!(alone.version(), other.version());
+
+        // Two before one sink, in a stage that only passes on.
+        let both = granted("mqtt:publish:plant/#").replace(
+            "alerts: { from: too-hot }",
+            "alerts: { from: [{ name: too-hot, durable: true }, { name: celsius, durable: true }] }",
+        );
+        let both = example(&both, "d1");
+        assert_eq!(
+            out(&both, "to-alerts")["writers"],
+            r#"{"celsius":{},"too-hot":{"too-hot":["mqtt:publish:plant/#"]}}"#
+        );
+        let conduit = both.components().find(|c| c.name == CONDUIT).unwrap();
+        let links = conduit.traits.iter().flatten().filter_map(|part| match &part.properties {
+            wadm_types::TraitProperty::Link(link) if link.target.name == "to-alerts" => Some(link),
+            _ => None,
+        });
+        let configs = links.flat_map(|link| &link.source.as_ref().unwrap().config);
+        let from: BTreeSet<String> =
+            configs.map(|config| config.properties.as_ref().unwrap()["from"].clone()).collect();
+        assert_eq!(from, ["celsius", "too-hot"].map(str::to_owned).into());
     }
 
     /// What is deployed has the values of parameters in it: another value is another version, and a roll-back has the one

@@ -168,9 +168,17 @@ impl BrokerMessage {
     }
 }
 
+/// What a stage asks of what lies outside of it, and the answer: made beforehand, so that it costs the stage nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Exchange {
+    pub(crate) request: Vec<u8>,
+    pub(crate) answer: Vec<u8>,
+}
+
 /// What a call sees of the host.
 struct World {
     config: Arc<BTreeMap<String, String>>,
+    exchange: Arc<Exchange>,
     published: Vec<BrokerMessage>,
 }
 
@@ -180,10 +188,12 @@ pub(crate) struct Subject {
     engine: Engine,
     instance: InstancePre<World>,
     config: Arc<BTreeMap<String, String>>,
+    exchange: Arc<Exchange>,
 }
 
 impl Subject {
-    fn nothing(engine: &Engine) -> anyhow::Result<Self> {
+    /// A component with the export of a stage that takes the body and answers ok.
+    pub(crate) fn nothing(engine: &Engine) -> anyhow::Result<Self> {
         let bytes = wat::parse_str(include_str!("nothing.wat"))?;
         Self::new("nothing", engine, &bytes, BTreeMap::new())
     }
@@ -203,12 +213,22 @@ impl Subject {
     ) -> anyhow::Result<Self> {
         let component = Component::new(engine, bytes)?;
         let instance = linker(engine)?.instantiate_pre(&component)?;
-        Ok(Self { name, engine: engine.clone(), instance, config: Arc::new(config) })
+        let (config, exchange) = (Arc::new(config), Arc::default());
+        Ok(Self { name, engine: engine.clone(), instance, config, exchange })
+    }
+
+    /// The same with the one request that it is answered; any other ends the call.
+    pub(crate) fn asks(self, exchange: Exchange) -> Self {
+        Self { exchange: Arc::new(exchange), ..self }
     }
 
     /// One call as the host makes it: a new store and a new instance.
     pub(crate) async fn call(&self, body: &Bytes) -> anyhow::Result<Vec<BrokerMessage>> {
-        let world = World { config: Arc::clone(&self.config), published: Vec::new() };
+        let world = World {
+            config: Arc::clone(&self.config),
+            exchange: Arc::clone(&self.exchange),
+            published: Vec::new(),
+        };
         let mut store = Store::new(&self.engine, world);
         // No clock ticks here, so nothing runs out.
         store.set_epoch_deadline(1);
@@ -265,11 +285,13 @@ impl SamePayloads for millrace_batch::Messages<'_> {
 }
 
 type Got<T> = wasmtime::Result<(Result<T, ConfigError>,)>;
+type Answered = wasmtime::Result<(Result<BrokerMessage, String>,)>;
 
 /// The interfaces of the host that a stage imports.
 fn linker(engine: &Engine) -> anyhow::Result<Linker<World>> {
     let mut linker = Linker::<World>::new(engine);
-    linker.instance("wasmcloud:messaging/consumer@0.2.0")?.func_wrap(
+    let mut consumer = linker.instance("wasmcloud:messaging/consumer@0.2.0")?;
+    consumer.func_wrap(
         "publish",
         |mut store, (message,): (BrokerMessage,)| -> wasmtime::Result<(Result<(), String>,)> {
             let world: &mut World = store.data_mut();
@@ -277,6 +299,14 @@ fn linker(engine: &Engine) -> anyhow::Result<Linker<World>> {
             Ok((Ok(()),))
         },
     )?;
+    type Asked = (String, Vec<u8>, u32);
+    consumer.func_wrap("request", |store, (subject, body, _): Asked| -> Answered {
+        let world: &World = store.data();
+        if body != world.exchange.request {
+            return Err(wasmtime::Error::msg("the stage made another request than was expected"));
+        }
+        Ok((Ok(BrokerMessage { subject, body: world.exchange.answer.clone(), reply_to: None }),))
+    })?;
     let mut config = linker.instance("wasi:config/store@0.2.0-draft")?;
     config.func_wrap("get", |store, (key,): (String,)| -> Got<Option<String>> {
         let world: &World = store.data();

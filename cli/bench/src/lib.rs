@@ -5,6 +5,7 @@
 //!
 //! - [`harness`]: a composed stage in this process, over a component that does nothing;
 //! - [`chains`]: stages of several steps, over the same steps as stages of their own;
+//! - [`operators`]: a stage of each operator, over a component that does nothing;
 //! - [`languages`]: the same steps in Rust, Python and JavaScript;
 //! - [`desk`]: a definition checked, and its test run;
 //! - [`stage`]: a stage on a real host, over bare NATS request and reply;
@@ -34,6 +35,7 @@ mod latency;
 mod lattice;
 mod load;
 mod mqtt;
+mod operators;
 mod parts;
 pub mod report;
 mod stage;
@@ -49,6 +51,8 @@ use report::{Environment, Report, Row};
 enum Part {
     /// A composed stage in this process, of one step and of several.
     Harness,
+    /// A stage of each operator, in this process.
+    Operators,
     /// The same steps in Rust, Python and JavaScript, in this process.
     Languages,
     /// A definition checked, and its test run.
@@ -76,8 +80,9 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Harness,
+        Self::Operators,
         Self::Languages,
         Self::Desk,
         Self::Windows,
@@ -95,6 +100,7 @@ impl Part {
     const fn name(self) -> &'static str {
         match self {
             Self::Harness => "harness",
+            Self::Operators => "operators",
             Self::Languages => "languages",
             Self::Desk => "desk",
             Self::Windows => "windows",
@@ -195,6 +201,7 @@ async fn measure_part(part: Part, effort: Effort) -> anyhow::Result<Vec<Row>> {
             rows.extend(chains::measure(effort).await?);
             Ok(rows)
         }
+        Part::Operators => operators::measure(effort).await,
         Part::Languages => languages::measure(effort).await,
         Part::Desk => desk::measure(effort).await,
         Part::Windows => windows::measure(effort).await,

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use bytes::Bytes;
 use millrace_batch::{BatchWriter, Fields};
-use millrace_compose::{Artifact, Kind, StageSpec, StepSpec, compose};
+use millrace_compose::{Artifact, Grant, Kind, StageSpec, StepSpec, compose};
 
 use crate::deploy::component;
 
@@ -104,6 +104,18 @@ pub(crate) fn stage_of(name: &str, kind: Kind, step: &str) -> anyhow::Result<Art
 /// A stage of one step out of a file.
 pub(crate) fn stage_from(name: &str, kind: Kind, file: &Path) -> anyhow::Result<Artifact> {
     stage(name, vec![step(name.to_owned(), kind, file)?])
+}
+
+/// A stage of one step that needs no component.
+pub(crate) fn stage_without<const N: usize>(
+    name: &str,
+    kind: Kind,
+    grants: [Grant; N],
+) -> anyhow::Result<Artifact> {
+    let (component, memory_max) = (None, None);
+    let step =
+        StepSpec { name: name.to_owned(), kind, component, grants: grants.into(), memory_max };
+    stage(name, vec![step])
 }
 
 /// A stage of so many maps that pass everything on.

@@ -18,7 +18,7 @@ pub(crate) struct Filter {
     /// Only those that this step refused; may be given several times.
     #[arg(long, help_heading = WHICH, value_name = "STEP")]
     pub(crate) step: Vec<String>,
-    /// Only these kinds: invalid-argument, internal, retry, trap, timeout, batch.
+    /// Only these kinds: invalid-argument, internal, retry, trap, timeout, batch, refused.
     #[arg(long, help_heading = WHICH, value_name = "KIND", value_delimiter = ',')]
     pub(crate) kind: Vec<String>,
     /// Only of this topic; `*` stands for any characters, `?` for one.

@@ -130,7 +130,7 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Drop { pipeline, filter, dry_run, yes, lattice } => {
             let name = name_of(&pipeline)?;
             let nats = lattice.connect().await?;
-            let Some(store) = open(&nats, &lattice.lattice, &name).await? else {
+            let Some(store) = open(&nats, lattice.name(), &name).await? else {
                 return nothing(ui, &name);
             };
             if dry_run {
@@ -247,7 +247,7 @@ async fn list(
     summary: bool,
 ) -> anyhow::Result<()> {
     let nats = lattice.connect().await?;
-    let store = open(&nats, &lattice.lattice, pipeline).await?;
+    let store = open(&nats, lattice.name(), pipeline).await?;
     let mut counts = show::Counts::default();
     let found = match &store {
         None => 0,
@@ -291,7 +291,7 @@ async fn show(
     lattice: &lattice::Options,
 ) -> anyhow::Result<()> {
     let nats = lattice.connect().await?;
-    let found = match open(&nats, &lattice.lattice, pipeline).await? {
+    let found = match open(&nats, lattice.name(), pipeline).await? {
         Some(store) => each(ui, &store, filter, |letter| show::whole(ui, letter)).await?,
         None => 0,
     };
@@ -339,12 +339,12 @@ async fn replay(
     options: &ReplayOptions,
 ) -> anyhow::Result<ExitCode> {
     let nats = lattice.connect().await?;
-    let Some(store) = open(&nats, &lattice.lattice, pipeline).await? else {
+    let Some(store) = open(&nats, lattice.name(), pipeline).await? else {
         return nothing(ui, pipeline);
     };
     let into = options.into.as_ref();
     let target = into.map_or(pipeline, |into| &into.pipeline);
-    let stages = Applications::new(nats.clone(), &lattice.lattice).stages(target).await?;
+    let stages = Applications::new(nats.clone(), lattice.name()).stages(target).await?;
     let named = match into.and_then(|into| into.stage.as_deref()) {
         Some(name) => Some(stage_named(&stages, target, name)?),
         None => None,
@@ -352,7 +352,7 @@ async fn replay(
     let replay = Replay {
         ui,
         nats,
-        lattice: &lattice.lattice,
+        lattice: lattice.name(),
         store: &store,
         filter,
         pipeline: target,

@@ -95,7 +95,7 @@ pub(crate) fn route<'s>(
     match (letter.step, letter.kind) {
         (Some(step), _) => with_step(stages, step).ok_or_else(|| NoRoute::Step(step.to_owned())),
         // Connectors know no other kind, and callers of a stage not this one.
-        (None, Some("invalid-argument")) => Err(NoRoute::Connector),
+        (None, Some("invalid-argument" | "refused")) => Err(NoRoute::Connector),
         // What a stage was called with. A stage has the name of its first step, which may be in another stage now.
         (None, _) => stages
             .iter()
@@ -174,6 +174,7 @@ mod tests {
         assert_eq!(nowhere(("a", Some("gone"), "internal")), "no-step");
         assert_eq!(nowhere(("gone", None, "trap")), "no-stage");
         assert_eq!(nowhere(("a", None, "invalid-argument")), "connector");
+        assert_eq!(nowhere(("a", None, "refused")), "connector");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::place::{self, Place};
 use crate::url::Authority;
 
 /// Longest name of a bucket, as of everything that has a name.
@@ -39,6 +40,9 @@ pub enum Grant {
         /// The server. Without a port it is the one of the URL's scheme.
         server: Authority,
     },
+    /// What its messages may be written to by sinks of a connector. A step without one for a connector is held to the sinks'
+    /// settings alone; a step with some is held to these.
+    Write(Place),
 }
 
 /// What may be done with the values of a bucket.
@@ -52,12 +56,16 @@ pub enum Access {
 
 impl Grant {
     /// How each grant is written, for people.
-    pub const FORMS: [&'static str; 7] =
-        ["clocks", "random", "log", "config", "kv:BUCKET", "kv:read:BUCKET", "http:METHOD:HOST"];
+    pub const FORMS: [&'static str; 12] = {
+        let [mqtt, kafka, field, range, line] = place::FORMS;
+        let [kv, read, http] = ["kv:BUCKET", "kv:read:BUCKET", "http:METHOD:HOST"];
+        ["clocks", "random", "log", "config", kv, read, http, mqtt, kafka, field, range, line]
+    };
 
     /// The regular expression of each grant, for the JSON Schema.
     pub const PATTERN: &'static str = "^(clocks|random|log|config|kv:(read:)?[a-z][a-z0-9-]{0,39}|\
-        http:(get|head|post|put|patch|delete):[a-z0-9.\\[\\]:-]{1,260})$";
+        http:(get|head|post|put|patch|delete):[a-z0-9.\\[\\]:-]{1,260}|mqtt:publish:.{1,243}|\
+        kafka:produce:[^*]{0,242}\\*?|modbus:write:[^*]{0,242}\\*?|gpio:write:[^*]{0,245}\\*?)$";
 
     /// The interfaces that it opens, without their versions.
     #[must_use]
@@ -69,6 +77,7 @@ impl Grant {
             Self::Config => &["wasi:config/store"],
             Self::KeyValue { .. } => &["millrace:step/key-value"],
             Self::Http { .. } => &["millrace:step/http"],
+            Self::Write(_) => &[],
         }
     }
 
@@ -89,6 +98,7 @@ impl fmt::Display for Grant {
             Self::KeyValue { access: Access::Write, bucket } => write!(f, "kv:{bucket}"),
             Self::KeyValue { access: Access::Read, bucket } => write!(f, "kv:read:{bucket}"),
             Self::Http { method, server } => write!(f, "http:{method}:{server}"),
+            Self::Write(place) => place.fmt(f),
         }
     }
 }
@@ -123,6 +133,14 @@ pub enum UnknownGrant {
         /// What is wrong with it.
         reason: String,
     },
+    /// Not a place that messages can be written to.
+    #[error("`{grant}`: {reason}; what can be granted of sinks is {forms}", forms = place::FORMS.join(", "))]
+    Place {
+        /// The grant.
+        grant: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl UnknownGrant {
@@ -140,6 +158,9 @@ impl UnknownGrant {
             Self::Server { reason, .. } => format!(
                 "{reason}; name one server, such as `http:get:api.example.com` or `http:get:10.0.0.7:8080`"
             ),
+            Self::Place { reason, .. } => {
+                format!("{reason}; write one of {}", place::FORMS.join(", "))
+            }
         }
     }
 }
@@ -174,6 +195,13 @@ impl FromStr for Grant {
                         UnknownGrant::Server { grant: grant(), reason: error.to_string() }
                     })?;
                     Self::Http { method: method.to_owned(), server }
+                }
+                Some((connector, _)) if place::CONNECTORS.contains(&connector) => {
+                    let place: Result<Place, _> = text.parse();
+                    Self::Write(place.map_err(|error| UnknownGrant::Place {
+                        grant: grant(),
+                        reason: error.to_string(),
+                    })?)
                 }
                 _ => return Err(UnknownGrant::NoSuch(grant())),
             },
@@ -223,6 +251,12 @@ mod tests {
             "http:get:api.example.com",
             "http:post:10.0.0.7:8080",
             "http:get:[::1]:80",
+            "mqtt:publish:plant/+/alarms/#",
+            "kafka:produce:alarms.*",
+            "modbus:write:valve-1",
+            "modbus:write:holding:100-119",
+            "modbus:write:coil:7-7",
+            "gpio:write:lamp",
         ] {
             let grant: Grant = text.parse().unwrap();
             assert_eq!(grant.to_string(), text);
@@ -249,6 +283,11 @@ mod tests {
             ("http:get:a/b", "write the name of one server"),
             ("http:get:user@a", "write the name of one server"),
             ("http:get:a:99999", "write the name of one server"),
+            (
+                "mqtt:subscribe:a",
+                "of MQTT there is `publish`; what can be granted of sinks is mqtt:publish:FILTER",
+            ),
+            ("modbus:", "of machines there is `write`"),
         ] {
             let error = text.parse::<Grant>().unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

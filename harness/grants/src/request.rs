@@ -15,6 +15,13 @@ pub const SUBJECT: &str = "millrace.use";
 /// Key of a link's settings: a JSON object of the grants of each step that has any, as its provider is told.
 pub const LINK_KEY: &str = "grants";
 
+/// Key of the settings of a stage's link to a sink: a JSON object of the sources and steps before the sink, each with an object of
+/// the steps whose grants its messages are held to.
+pub const WRITERS_KEY: &str = "writers";
+
+/// Key of the settings of an edge before a sink: the source or step that its batches are of, which the stage is told.
+pub const FROM_KEY: &str = "from";
+
 /// Key of a link's settings: a JSON object of what is known of servers, by the names that grants have for them.
 pub const SERVERS_KEY: &str = "servers";
 

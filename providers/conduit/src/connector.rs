@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use millrace_grants::{LINK_KEY, SERVERS_KEY};
+use millrace_grants::{FROM_KEY, LINK_KEY, SERVERS_KEY};
 use millrace_kit::{DeadLetters, Limits, Link, Sink, Source, WriteError};
 use millrace_provider::{Config, Connector, FieldError, Platform, Sourced};
 use millrace_settings::WithDelivery;
@@ -41,8 +41,8 @@ impl Connector for Conduit {
     }
 
     fn source(&self, link: &Link, config: &Config) -> Result<Sourced, FieldError> {
-        let [pipeline, name, stage] = millrace_kit::link::NAME_KEYS;
-        let also = [pipeline, name, stage, STATE, STATE_IDLE];
+        let [pipeline, name, stage, _] = millrace_kit::link::NAME_KEYS;
+        let also = [pipeline, name, stage, STATE, STATE_IDLE, FROM_KEY];
         let all = WithDelivery::<EdgeSettings>::from_flat(config, &also)?;
         let edge = self.edge(link, &link.names.name)?;
         let limits = Limits::from(&all.delivery);
@@ -51,6 +51,10 @@ impl Connector for Conduit {
         let adapts = all.delivery.in_flight.is_none();
         let consumer = match config.get(STATE) {
             Some(step) => consumer.with_state(step, &self.states, idle(config)?),
+            None => consumer,
+        };
+        let consumer = match config.get(FROM_KEY) {
+            Some(from) => consumer.telling(from),
             None => consumer,
         };
         let source: Box<dyn Source> = Box::new(if adapts { consumer.adaptive() } else { consumer });
@@ -63,7 +67,7 @@ impl Connector for Conduit {
         config: &Config,
         _: &Arc<dyn DeadLetters>,
     ) -> Result<Arc<dyn Sink>, FieldError> {
-        let [pipeline, name, stage] = millrace_kit::link::NAME_KEYS;
+        let [pipeline, name, stage, _] = millrace_kit::link::NAME_KEYS;
         let edges = from_link(config, &[pipeline, name, stage, LINK_KEY, SERVERS_KEY])?;
         let grants = outside::object(config, LINK_KEY)?;
 

@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode, Message};
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use millrace_kit::writers::Told;
 use millrace_kit::{
     Adaptive, Backoff, Delivery, ErrorKind, Limits, Link, Outcome, Packed, Queue, Source, Watch,
 };
@@ -59,6 +60,8 @@ pub struct Consumer {
     limits: Limits,
     adaptive: bool,
     state: Option<StateOf>,
+    /// The source or step that the stage is told its batches are of.
+    from: Option<String>,
 }
 
 /// The step behind an edge whose state goes with each batch.
@@ -93,7 +96,7 @@ impl Consumer {
         settings: EdgeSettings,
         limits: Limits,
     ) -> Self {
-        Self { client, edge, settings, limits, adaptive: false, state: None }
+        Self { client, edge, settings, limits, adaptive: false, state: None, from: None }
     }
 
     /// The state of `step`, which is behind the edge, goes with each batch. The edge
@@ -105,6 +108,13 @@ impl Consumer {
         let bytes = self.limits.bytes.min(CALL_BYTES - MAX_BYTES);
         let state = Some(StateOf { step: step.to_owned(), bucket, idle });
         Self { state, limits: Limits { bytes, ..self.limits }, ..self }
+    }
+
+    /// The stage is told with each batch that it is of this source or step: behind it is a sink that holds it to what that was
+    /// granted.
+    #[must_use]
+    pub fn telling(self, from: &str) -> Self {
+        Self { from: Some(from.to_owned()), ..self }
     }
 
     /// How many batches are in flight adapts to how quickly they are answered,
@@ -170,6 +180,10 @@ impl Consumer {
 
 impl Source for Consumer {
     fn run(self: Box<Self>, link: Arc<Link>, delivery: Arc<Delivery>) -> BoxFuture<'static, ()> {
+        let delivery = match &self.from {
+            Some(from) => Arc::new(delivery.to(Arc::new(Told::new(delivery.stage(), from)))),
+            None => delivery,
+        };
         Box::pin(self.run_until_drained(link, delivery))
     }
 }

@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, Message};
+use millrace_grants::Target;
 use millrace_kit::telemetry::now_ns;
-use millrace_kit::{DeadLetters, Link, Sink, WriteError, write};
+use millrace_kit::write::{self, Unwritable};
+use millrace_kit::{DeadLetters, Held, Link, Sink, WriteError};
 use millrace_settings::gpio::{Level, SinkSettings};
 use parking_lot::Mutex;
 
@@ -70,11 +72,12 @@ impl GpioSink {
 
     /// Buries what cannot be done and sets the rest.
     async fn set_all(&self, batch: &Batch<'_>) -> Result<u64, WriteError> {
+        let held = self.link.writers.of_batch(batch);
         let mut levels = Vec::with_capacity(batch.len());
         for (place, message) in batch.messages().enumerate() {
-            match self.asked(&message) {
+            match self.asked(&message, &held) {
                 Ok(level) => levels.push(level),
-                Err(text) => self.bury(batch, place, &message, &text).await?,
+                Err(why) => self.bury(batch, place, &message, &why).await?,
             }
         }
         let set = levels.len() as u64;
@@ -92,20 +95,25 @@ impl GpioSink {
     /// # Errors
     ///
     /// Why it never will be done.
-    fn asked(&self, message: &Message<'_>) -> Result<(usize, Level), String> {
+    fn asked(&self, message: &Message<'_>, held: &Held<'_>) -> Result<(usize, Level), Unwritable> {
         if let Some(max_age) = self.max_age {
             let age = Duration::from_nanos(now_ns().saturating_sub(message.timestamp));
             if age > max_age {
-                return Err(format!("the message is {age:.1?} old, and max-age is {max_age:?}"));
+                return Err(
+                    format!("the message is {age:.1?} old, and max-age is {max_age:?}").into()
+                );
             }
         }
         let (line, level) =
             command::read(message.topic, message.payload).map_err(|e| e.to_string())?;
         match self.places.get(&line) {
-            Some(place) => Ok((*place, level)),
+            Some(place) => {
+                held.check(Target::Gpio(&line))?;
+                Ok((*place, level))
+            }
             None => {
                 let line: String = line.chars().take(60).collect();
-                Err(format!("the sink has no line \"{line}\""))
+                Err(format!("the sink has no line \"{line}\"").into())
             }
         }
     }
@@ -115,9 +123,9 @@ impl GpioSink {
         batch: &Batch<'_>,
         place: usize,
         message: &Message<'_>,
-        text: &str,
+        why: &Unwritable,
     ) -> Result<(), WriteError> {
-        write::bury(&*self.dead, &self.link, batch, place, message, text).await
+        write::bury(&*self.dead, &self.link, batch, place, message, why).await
     }
 
     fn failed(&self, failed: Failed) -> WriteError {

@@ -11,8 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, Message};
-use millrace_kit::write::{self, WRITE_TIMEOUT};
-use millrace_kit::{Backoff, CancellationToken, DeadLetters, Link, Sink, WriteError};
+use millrace_grants::Target;
+use millrace_kit::write::{self, Unwritable, WRITE_TIMEOUT};
+use millrace_kit::{Backoff, CancellationToken, DeadLetters, Held, Link, Sink, WriteError};
 use millrace_settings::kafka::{Compression, Partitioner, SinkSettings};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
@@ -36,6 +37,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// Largest record handed to the library: larger than any batch of ours, so
 /// that it is the broker that says what is too large.
 const RECORD_MAX: &str = "20000000";
+
+/// Messages that are not written, by their place in the batch.
+type Unfit = Vec<(u32, Unwritable)>;
 
 type Producer = ThreadedProducer<Reports>;
 
@@ -98,10 +102,11 @@ impl KafkaSink {
     /// written.
     async fn write_all(&self, producer: &Producer, batch: &Batch<'_>) -> Result<u64, WriteError> {
         let messages: Vec<Message<'_>> = batch.messages().collect();
-        let mut unfit: Vec<(u32, String)> = Vec::new();
+        let held = self.shared.link.writers.of_batch(batch);
+        let mut unfit = Unfit::new();
         let all = (0..u32::try_from(messages.len()).unwrap_or(u32::MAX)).collect::<Vec<_>>();
         let way = self.way.read().await;
-        let failed = self.send(producer, &messages, &all, &mut unfit).await?;
+        let failed = self.send(producer, &held, &messages, &all, &mut unfit).await?;
         drop(way);
         let mut apart = self.sort(failed, all.len(), &mut unfit)?;
         if !apart.is_empty() {
@@ -111,7 +116,7 @@ impl KafkaSink {
             let _alone = self.way.write().await;
             let mut groups = vec![std::mem::take(&mut apart)];
             while let Some(group) = groups.pop() {
-                let failed = self.send(producer, &messages, &group, &mut unfit).await?;
+                let failed = self.send(producer, &held, &messages, &group, &mut unfit).await?;
                 let mut again = self.sort(failed, group.len(), &mut unfit)?;
                 if !again.is_empty() {
                     again.sort_unstable();
@@ -123,11 +128,11 @@ impl KafkaSink {
                 }
             }
         }
-        for (place, text) in &unfit {
+        for (place, why) in &unfit {
             let place = usize::try_from(*place).unwrap_or(usize::MAX);
             if let Some(message) = messages.get(place) {
                 let link = &self.shared.link;
-                write::bury(&*self.dead, link, batch, place, message, text).await?;
+                write::bury(&*self.dead, link, batch, place, message, why).await?;
             }
         }
         Ok((messages.len() - unfit.len()) as u64)
@@ -137,9 +142,10 @@ impl KafkaSink {
     async fn send(
         &self,
         producer: &Producer,
+        held: &Held<'_>,
         messages: &[Message<'_>],
         places: &[u32],
-        unfit: &mut Vec<(u32, String)>,
+        unfit: &mut Unfit,
     ) -> Result<Failed, WriteError> {
         let mut group = Open::new(&producer.context().writes, places.len());
         let mut topic = String::new();
@@ -149,7 +155,11 @@ impl KafkaSink {
             };
             let key = message.key.and_then(|key| std::str::from_utf8(key).ok());
             if let Err(error) = self.settings.topic.render(message.topic, key, &mut topic) {
-                unfit.push((*place, format!("topic {error}")));
+                unfit.push((*place, format!("topic {error}").into()));
+                continue;
+            }
+            if let Err(refusal) = held.check(Target::Kafka(&topic)) {
+                unfit.push((*place, refusal.into()));
                 continue;
             }
             let word = word(group.number, *place);
@@ -191,12 +201,7 @@ impl KafkaSink {
 
     /// Sorts what failed: into `unfit` what can never be written, and back what
     /// is to be tried in smaller groups.
-    fn sort(
-        &self,
-        failed: Failed,
-        sent: usize,
-        unfit: &mut Vec<(u32, String)>,
-    ) -> Result<Vec<u32>, WriteError> {
+    fn sort(&self, failed: Failed, sent: usize, unfit: &mut Unfit) -> Result<Vec<u32>, WriteError> {
         let mut apart = Vec::new();
         let mut never = Vec::new();
         for (place, code) in failed {
@@ -211,7 +216,9 @@ impl KafkaSink {
                 | Code::InvalidMessageSize
                 | Code::InvalidRecord
                 | Code::InvalidTimestamp
-                | Code::InvalidTopic => never.push((place, format!("refused by Kafka: {code}"))),
+                | Code::InvalidTopic => {
+                    never.push((place, format!("refused by Kafka: {code}").into()))
+                }
                 code => return Err(self.refused_with(code)),
             }
         }

@@ -367,6 +367,35 @@ async fn what_kafka_never_takes_is_dead_lettered_and_the_rest_is_written_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_its_step_was_not_granted_is_refused_and_the_rest_is_written() {
+    let kafka = kafka();
+    let name = unique("granted");
+    for made in ["a", "b"] {
+        topic(kafka, &format!("{name}.{made}"), 1, &[]).await;
+    }
+    let near = Near::open();
+    let (template, grant) = (format!("{name}.{{key}}"), format!("kafka:produce:{name}.a*"));
+    let (sink, link) =
+        sink_for_control(&[&grant], &kafka.brokers(), &near, &[("topic", &template)]).await;
+    let mut writer = BatchWriter::new([("id", "b")]).unwrap();
+    for key in ["a", "b"] {
+        let key = Some(key.as_bytes());
+        let fields = Fields { topic: "t", key, payload: b"p", ..Fields::default() };
+        writer.push(&fields, []).unwrap();
+    }
+    sink.write(writer.finish().into()).await.unwrap();
+    assert_eq!(all(kafka, &format!("{name}.a")).len(), 1);
+    assert!(all(kafka, &format!("{name}.b")).is_empty());
+    let dead = near.dead.lock().clone();
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].header("millrace-dead-kind"), Some("refused"));
+    let text = format!("the step control is not granted topic \"{name}.b\"");
+    assert_eq!(dead[0].header("millrace-dead-text"), Some(text.as_str()));
+    assert_eq!(link.telemetry.snapshot().uses["control"].refused, 1);
+    sink.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_without_a_topic_is_dead_lettered_and_characters_are_mapped() {
     let kafka = kafka();
     let name = unique("made");

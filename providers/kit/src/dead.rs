@@ -35,6 +35,8 @@ pub enum DeadKind {
     Batch,
     /// The sink can never write the message: no topic can be made for it.
     InvalidArgument,
+    /// The step it is of is not granted what the message is for.
+    Refused,
 }
 
 impl DeadKind {
@@ -47,6 +49,7 @@ impl DeadKind {
             Self::Timeout => "timeout",
             Self::Batch => "batch",
             Self::InvalidArgument => "invalid-argument",
+            Self::Refused => "refused",
         }
     }
 }

@@ -367,7 +367,7 @@ impl Trial {
         match piece.suspect.as_ref().map(|fault| fault.kind) {
             Some(DeadKind::Trap | DeadKind::Timeout) => Self { vouched: true, ..fresh },
             Some(DeadKind::Retry) => Self { asked: policy.attempts.saturating_sub(1), ..fresh },
-            Some(DeadKind::Batch | DeadKind::InvalidArgument) | None => fresh,
+            Some(DeadKind::Batch | DeadKind::InvalidArgument | DeadKind::Refused) | None => fresh,
         }
     }
 

@@ -16,6 +16,7 @@
 //! | [`regroup`] | batches joined, split, parted by key |
 //! | [`backoff`] | jittered pauses |
 //! | [`link`], [`telemetry`], [`status`] | state and counters, and how they are shown |
+//! | [`writers`] | where the steps before a sink may have it write |
 //! | [`orphan`] | noticing that the host is gone |
 //!
 //! The way of a message through a source:
@@ -40,6 +41,7 @@ pub mod stage;
 pub mod status;
 pub mod telemetry;
 pub mod write;
+pub mod writers;
 
 pub use adaptive::{Adaptive, Ended, Watch};
 pub use answer::{CallError, ErrorKind};
@@ -52,3 +54,4 @@ pub use stage::{DeadLetters, Sink, Source, Stage, WriteError};
 pub use status::{Direction, LinkStatus, ProviderStatus, State};
 pub use telemetry::{Counters, Queue, Telemetry, Used, Uses};
 pub use tokio_util::sync::CancellationToken;
+pub use writers::{Held, Refusal, Writers};

@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::{ErrorKind, bounded};
 use crate::status::{Direction, LinkStatus, State};
 use crate::telemetry::Telemetry;
+use crate::writers::Writers;
 
-/// Keys of a link's flat configuration that are not settings.
-pub const NAME_KEYS: [&str; 3] = ["pipeline", "name", "stage"];
+/// Keys of a link's flat configuration that are not settings: the names, and what [`crate::Writers`] reads.
+pub const NAME_KEYS: [&str; 4] = ["pipeline", "name", "stage", millrace_grants::WRITERS_KEY];
 
 /// The longest name of a pipeline or part, in bytes; an edge has two and a dot.
 const NAME_MAX: usize = 40;
@@ -79,6 +80,8 @@ pub struct Link {
     pub names: LinkNames,
     /// Which way messages go.
     pub direction: Direction,
+    /// Which steps its messages come from, at a sink, and where they may be written.
+    pub writers: Writers,
     /// What it counts.
     pub telemetry: Telemetry,
     /// Cancelled when the link is to take nothing more and finish.
@@ -98,11 +101,20 @@ impl Link {
         Self {
             names,
             direction,
+            writers: Writers::default(),
             telemetry: Telemetry::default(),
             drain: CancellationToken::new(),
             leave: CancellationToken::new(),
             state: Mutex::new((State::Connecting, None)),
         }
+    }
+
+    /// The same, with messages that are held to what their steps may have written.
+    #[must_use]
+    pub fn with_writers(self, writers: Writers) -> Self {
+        // From 0 on: of a counter that appears the first step is not seen.
+        writers.steps().for_each(|step| self.telemetry.uses(step));
+        Self { writers, ..self }
     }
 
     /// The connection is up. Draining and failed are final: a late event of

@@ -12,6 +12,7 @@ use crate::dead::{self, DeadKind};
 use crate::link::Link;
 use crate::packed::Packed;
 use crate::stage::{DeadLetters, WriteError};
+use crate::writers::Refusal;
 
 /// How long the other side may take to acknowledge a batch. Shorter than the
 /// host's own limit for a call out of a stage: past that the stage would trap,
@@ -65,8 +66,29 @@ pub fn failed(link: &Link, error: WriteError) -> WriteError {
     error
 }
 
-/// Gives the message at `place` of a batch, which never can be written, to the
-/// dead letters, with the reason.
+/// Why a message is not written, now or later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unwritable {
+    /// It never can be.
+    Never(String),
+    /// A step that it is of may not have it written there.
+    Refused(Refusal),
+}
+
+impl From<String> for Unwritable {
+    fn from(text: String) -> Self {
+        Self::Never(text)
+    }
+}
+
+impl From<Refusal> for Unwritable {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Gives the message at `place` of a batch, which is not to be written, to the
+/// dead letters, with the reason. What a step was refused is counted as that.
 ///
 /// # Errors
 ///
@@ -77,7 +99,7 @@ pub async fn bury(
     batch: &Batch<'_>,
     place: usize,
     message: &Message<'_>,
-    reason: &str,
+    why: &Unwritable,
 ) -> Result<(), WriteError> {
     let unreadable = |e: millrace_batch::WriteError| WriteError::Unreadable(e.to_string());
     // Several messages of a batch may end here: each has its own id.
@@ -86,9 +108,16 @@ pub async fn bury(
         BatchWriter::new(id.as_deref().map(|id| (millrace_batch::ID, id))).map_err(unreadable)?;
     writer.push_record(message).map_err(unreadable)?;
     let single = Packed::read(writer.finish().into());
-    let letter = dead::letter(&single, &link.names, DeadKind::InvalidArgument, 1, reason)
-        .map_err(unreadable)?;
+    let (kind, reason) = match why {
+        Unwritable::Never(reason) => (DeadKind::InvalidArgument, reason),
+        Unwritable::Refused(refusal) => (DeadKind::Refused, &refusal.text),
+    };
+    let letter = dead::letter(&single, &link.names, kind, 1, reason).map_err(unreadable)?;
     dead.accept(letter).await?;
     link.telemetry.buried(1);
+    // Only now: what is not safe is given again, and would count twice.
+    if let Unwritable::Refused(refusal) = why {
+        link.refused(&refusal.step, &refusal.text);
+    }
     Ok(())
 }

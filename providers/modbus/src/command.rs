@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use millrace_batch::Message;
+use millrace_grants::Target as Written;
+use millrace_kit::Held;
+use millrace_kit::write::Unwritable;
 use millrace_settings::FieldError;
 use millrace_settings::modbus::{ByteOrder, DataType, Function, SinkSettings, Wire};
 
@@ -63,8 +66,12 @@ impl Granted {
     ///
     /// # Errors
     ///
-    /// Why it never will be written.
-    pub(crate) fn command(&self, message: &Message<'_>) -> Result<Command, String> {
+    /// Why it never will be written, or not for a step that it is of.
+    pub(crate) fn command(
+        &self,
+        message: &Message<'_>,
+        held: &Held<'_>,
+    ) -> Result<Command, Unwritable> {
         let payload: serde_json::Value = serde_json::from_slice(message.payload)
             .map_err(|error| format!("the payload is no JSON: {error}"))?;
         let (name, value) = named(message.topic, &payload)?;
@@ -73,6 +80,7 @@ impl Granted {
         let what = format!("{name} (unit {}, {})", target.unit, target.wire);
         let order =
             target.order(value, self.function).map_err(|error| format!("{what}: {error}"))?;
+        held.check(target.written(name, &order))?;
         Ok(Command { field: target.number, unit: target.unit, order, what })
     }
 }
@@ -121,6 +129,22 @@ impl Target {
             ([word], Function::Auto | Function::Single) => Order::Word(address, *word),
             _ => Order::Words(address, words),
         })
+    }
+
+    /// What an order writes, as grants have it.
+    fn written<'a>(&self, field: &'a str, order: &Order) -> Written<'a> {
+        let count = match order {
+            Order::Coils(_, bits) => bits.len(),
+            Order::Words(_, words) => words.len(),
+            _ => 1,
+        };
+        let more = u16::try_from(count.saturating_sub(1)).unwrap_or(u16::MAX);
+        Written::Modbus {
+            field,
+            coils: self.wire.register.is_bits(),
+            first: self.wire.address,
+            last: self.wire.address.saturating_add(more),
+        }
     }
 
     fn permits(&self, value: &Value) -> Result<(), String> {

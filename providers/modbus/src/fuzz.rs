@@ -97,7 +97,7 @@ pub fn command(bytes: &[u8]) {
     let body = writer.finish();
     let batch = Batch::parse(&body).expect("what was written can be read");
     let message = batch.messages().next().expect("one message");
-    let Ok(command) = GRANTED.command(&message) else { return };
+    let Ok(command) = GRANTED.command(&message, &millrace_kit::Held::default()) else { return };
     // Nothing is written but to the addresses that are granted.
     match command.order {
         Order::Coil(address, _) => assert_eq!(address, 0),

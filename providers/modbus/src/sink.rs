@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, Message};
-use millrace_kit::write::{self, WRITE_TIMEOUT};
+use millrace_kit::write::{self, Unwritable, WRITE_TIMEOUT};
 use millrace_kit::{CancellationToken, DeadLetters, Link, Sink, State, WriteError};
 use millrace_settings::modbus::{SinkSettings, Write};
 use millrace_settings::{FieldError, Settings};
@@ -121,8 +121,9 @@ impl ModbusSink {
 
     /// Writes every message that is not done yet, in order.
     async fn write_all(&self, batch: &Batch<'_>, deadline: Instant) -> Result<u64, WriteError> {
-        let commands: Vec<Result<Command, String>> =
-            batch.messages().map(|message| self.granted.command(&message)).collect();
+        let held = self.shared.link.writers.of_batch(batch);
+        let commands: Vec<Result<Command, Unwritable>> =
+            batch.messages().map(|message| self.granted.command(&message, &held)).collect();
         let place = self.enter(batch, &commands);
         if place.done == commands.len() {
             self.shared.link.telemetry.duplicate();
@@ -136,14 +137,16 @@ impl ModbusSink {
         let all = batch.messages().zip(&commands).enumerate().skip(done);
         for (n, (message, command)) in all {
             match command {
-                Err(reason) => self.bury(batch, n, &message, reason).await?,
+                Err(why) => self.bury(batch, n, &message, why).await?,
                 Ok(command) if self.is_superseded(command, place.first + n as u64) => {
                     // A newer value for the field waits or is written.
                     self.shared.link.telemetry.dropped(1);
                 }
                 Ok(command) => match self.write_one(&mut line, command, deadline).await {
                     Ok(Written::Yes) => written += 1,
-                    Ok(Written::Dead(reason)) => self.bury(batch, n, &message, &reason).await?,
+                    Ok(Written::Dead(reason)) => {
+                        self.bury(batch, n, &message, &reason.into()).await?;
+                    }
                     Err(error) => return Err(error),
                 },
             }
@@ -158,7 +161,7 @@ impl ModbusSink {
     fn enter(
         &self,
         batch: &Batch<'_>,
-        commands: &[Result<Command, String>],
+        commands: &[Result<Command, Unwritable>],
     ) -> crate::memory::Place {
         let mut memory = self.memory.lock();
         let place = memory.enter(batch.header(millrace_batch::ID), commands.len());
@@ -222,9 +225,9 @@ impl ModbusSink {
         batch: &Batch<'_>,
         place: usize,
         message: &Message<'_>,
-        text: &str,
+        why: &Unwritable,
     ) -> Result<(), WriteError> {
-        write::bury(&*self.dead, &self.shared.link, batch, place, message, text).await
+        write::bury(&*self.dead, &self.shared.link, batch, place, message, why).await
     }
 
     fn unreachable(&self, reason: &str) -> WriteError {

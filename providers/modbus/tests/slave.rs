@@ -13,7 +13,7 @@ mod trial;
 
 use std::time::Duration;
 
-use common::{Near, batch, drain, reaches, sink, source};
+use common::{Near, batch, control, drain, reaches, sink, sink_for, source};
 use millrace_kit::{Sink, State, WriteError};
 use millrace_peers::{ModbusSlave, SerialPair, SlaveMode, SlaveUnit};
 use serde_json::{Value, json};
@@ -435,6 +435,45 @@ async fn a_sink_writes_what_is_granted_and_nothing_else() {
     }
     assert_eq!((dead.len(), link.status().counters.dead_letters), (10, 10));
     assert_eq!(dead[0].payload, "100.1", "the message as it was");
+    sink.close().await;
+}
+
+#[tokio::test]
+async fn what_its_step_was_not_granted_is_refused_and_the_rest_is_written() {
+    let slave = ModbusSlave::start(SlaveMode::Tcp, &[SlaveUnit::ascending(1, 20)]).unwrap();
+    let near = Near::open();
+    let fields = json!({
+        "speed": {"address": "40001"},
+        "level": {"address": "40002"},
+        // Two registers, of which the second is not granted.
+        "wide": {"address": "40010", "type": "UINT32"},
+        "pump": {"address": "00001"},
+    });
+    let control = control(&["modbus:write:speed", "modbus:write:holding:5-9"]);
+    let (sink, link) = sink_for(control, &slave.url(), &near, json!({ "fields": fields }));
+    reaches(&link, State::Connected).await;
+    sink.write(batch([("speed", "7"), ("level", "8"), ("wide", "9"), ("pump", "true")]))
+        .await
+        .unwrap();
+    let mut client = client(&slave).await;
+    assert_eq!(client.read_holding_registers(0, 2).await.unwrap().unwrap()[0], 7);
+    let written = slave
+        .requests()
+        .into_iter()
+        .filter(|r| r.contains(" 5 ") || r.contains(" 6 ") || r.contains(" 16 "));
+    assert_eq!(written.collect::<Vec<_>>(), ["1 6 0 0"]);
+    let dead = near.dead.lock().clone();
+    let texts: Vec<&str> = dead.iter().map(|letter| letter.text.as_str()).collect();
+    assert_eq!(
+        texts,
+        [
+            "the step control is not granted field \"level\" (holding 1)",
+            "the step control is not granted field \"wide\" (holding 9-10)",
+            "the step control is not granted field \"pump\" (coil 0)",
+        ]
+    );
+    assert!(dead.iter().all(|letter| letter.kind == "refused"));
+    assert_eq!(link.status().counters.uses["control"].refused, 3);
     sink.close().await;
 }
 

@@ -13,7 +13,9 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use millrace_batch::{Batch, Message};
-use millrace_kit::{DeadLetters, Link, Sink, WriteError, write};
+use millrace_grants::Target;
+use millrace_kit::write::{self, Unwritable};
+use millrace_kit::{DeadLetters, Held, Link, Sink, WriteError};
 use millrace_settings::mqtt::{SinkSettings, Version};
 use millrace_settings::{FieldError, Qos};
 use parking_lot::Mutex;
@@ -45,7 +47,7 @@ pub struct MqttSink {
 impl MqttSink {
     /// A sink that connects in the background, again and again until it is
     /// closed. `client_id` is used when the settings name none. Messages that
-    /// cannot be published at all go to `dead`.
+    /// cannot be published at all, or not for the step they are of, go to `dead`.
     ///
     /// # Errors
     ///
@@ -104,13 +106,14 @@ impl MqttSink {
         body: &Bytes,
         batch: &Batch<'_>,
     ) -> Result<u64, WriteError> {
+        let held = self.keeper.link.writers.of_batch(batch);
         let mut answers = FuturesUnordered::new();
         let mut published = 0;
         for (place, message) in batch.messages().enumerate() {
-            let outgoing = match self.outgoing(takes, body, &message) {
+            let outgoing = match self.outgoing(takes, body, &message, &held) {
                 Ok(outgoing) => outgoing,
-                Err(text) => {
-                    self.bury(batch, place, &message, &text).await?;
+                Err(why) => {
+                    self.bury(batch, place, &message, &why).await?;
                     continue;
                 }
             };
@@ -152,7 +155,7 @@ impl MqttSink {
             Err(Failure::Refused(reason)) => Err(WriteError::Refused { target: target(), reason }),
             Err(Failure::Never(text)) => {
                 if let Some(message) = batch.messages().nth(place) {
-                    self.bury(batch, place, &message, &text).await?;
+                    self.bury(batch, place, &message, &text.into()).await?;
                 }
                 Ok(0)
             }
@@ -169,7 +172,8 @@ impl MqttSink {
         takes: Takes,
         body: &Bytes,
         message: &Message<'_>,
-    ) -> Result<Outgoing, String> {
+        held: &Held<'_>,
+    ) -> Result<Outgoing, Unwritable> {
         let key = message
             .key
             .and_then(|key| std::str::from_utf8(key).ok())
@@ -181,16 +185,15 @@ impl MqttSink {
                 texts.chain(content_type).find(|(_, text)| forbidden(text).is_some())
         {
             let found = forbidden(text).unwrap_or_default().escape_unicode();
-            return Err(format!(
-                "MQTT allows no {found} in text, which is in {}",
-                what.escape_debug()
-            ));
+            let what = what.escape_debug();
+            return Err(format!("MQTT allows no {found} in text, which is in {what}").into());
         }
         let topic = self
             .settings
             .topic
             .render(message.topic, key, |name| message.header(name))
             .map_err(|e| format!("topic {e}"))?;
+        held.check(Target::Mqtt(&topic))?;
         let mut properties = Vec::new();
         if self.settings.version == Version::V5 {
             properties
@@ -208,7 +211,7 @@ impl MqttSink {
         let most = self.settings.packet_max.map_or(usize::MAX, |bytes| bytes.as_usize());
         match (outgoing.packet_bytes(), takes.packet.min(most)) {
             (bytes, most) if bytes > most => {
-                Err(format!("its packet has {bytes} bytes, and the broker takes {most}"))
+                Err(format!("its packet has {bytes} bytes, and the broker takes {most}").into())
             }
             _ => Ok(outgoing),
         }
@@ -219,9 +222,9 @@ impl MqttSink {
         batch: &Batch<'_>,
         place: usize,
         message: &Message<'_>,
-        text: &str,
+        why: &Unwritable,
     ) -> Result<(), WriteError> {
-        write::bury(&*self.dead, &self.keeper.link, batch, place, message, text).await
+        write::bury(&*self.dead, &self.keeper.link, batch, place, message, why).await
     }
 
     fn unreachable(&self) -> WriteError {

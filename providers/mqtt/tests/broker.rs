@@ -14,9 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, BatchWriter, Fields};
+use millrace_grants::WRITERS_KEY;
 use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Sink, Source,
-    Stage, State, WriteError,
+    Stage, State, WriteError, Writers,
 };
 use millrace_mqtt::{KEY_PROPERTY, MqttSink, MqttSource};
 use millrace_peers::Mosquitto;
@@ -170,8 +171,19 @@ async fn sink(
     dead: &Arc<Near>,
     pairs: &[(&str, &str)],
 ) -> (Arc<MqttSink>, Arc<Link>) {
+    sink_for(Writers::default(), broker, dead, pairs).await
+}
+
+/// The same, for writers that are held to what they were granted.
+async fn sink_for(
+    writers: Writers,
+    broker: &Mosquitto,
+    dead: &Arc<Near>,
+    pairs: &[(&str, &str)],
+) -> (Arc<MqttSink>, Arc<Link>) {
     let settings: SinkSettings = from_flat(&flat(broker, pairs), &[]).unwrap();
-    let link = link("out", Direction::Sink);
+    let link = Arc::into_inner(link("out", Direction::Sink)).unwrap();
+    let link = Arc::new(link.with_writers(writers));
     let sink = MqttSink::open(settings, "the-sink".into(), link.clone(), dead.clone()).unwrap();
     reaches(&link, State::Connected).await;
     (sink, link)
@@ -456,6 +468,43 @@ async fn a_message_without_a_topic_is_dead_lettered_and_the_rest_is_written() {
     );
     assert!(dead[0]["millrace-dead-text"].contains("key"), "{dead:?}");
     assert_eq!(link.telemetry.snapshot().dead_letters, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_its_step_was_not_granted_is_refused_and_the_rest_is_published() {
+    let broker = Mosquitto::start().unwrap();
+    let near = Near::open();
+    let (_, _task) = source(&broker, &near, &[("qos", "1")]).await;
+    let writers = r#"{"control":{"control":["mqtt:publish:plant/+/alarms"]}}"#.to_owned();
+    let writers = Writers::of(&BTreeMap::from([(WRITERS_KEY.to_owned(), writers)])).unwrap();
+    let (sink, link) = sink_for(writers, &broker, &near, &[("topic", "{topic}")]).await;
+    assert_eq!(link.telemetry.snapshot().uses["control"].refused, 0);
+    let mut writer = BatchWriter::new([("id", "b"), ("from", "somebody")]).unwrap();
+    for (topic, payload) in [
+        ("plant/a/alarms", b"1"),
+        ("plant/a/orders", b"2"),
+        ("plant/a", b"3"),
+        ("plant/b/alarms", b"4"),
+    ] {
+        let fields = Fields { timestamp: 1, topic, payload, ..Fields::default() };
+        writer.push(&fields, []).unwrap();
+    }
+    sink.write(writer.finish().into()).await.unwrap();
+    near.until(2, Duration::from_secs(5)).await;
+    let dead = near.dead.lock().clone();
+    assert!(dead.iter().all(|h| h["millrace-dead-kind"] == "refused"), "{dead:?}");
+    let texts: Vec<&str> = dead.iter().map(|h| h["millrace-dead-text"].as_str()).collect();
+    assert_eq!(
+        texts,
+        [
+            "the step control is not granted topic \"plant/a/orders\"",
+            "the step control is not granted topic \"plant/a\""
+        ]
+    );
+    let counters = link.telemetry.snapshot();
+    let uses = &counters.uses["control"];
+    assert_eq!((uses.refused, counters.dead_letters, counters.messages_out), (2, 2, 2));
+    assert_eq!(uses.last_refusal.as_deref(), Some(texts[1]));
 }
 
 /// Mosquitto would close the connection at each of them, for ever.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use millrace_kit::{
     CancellationToken, DeadLetters, Delivery, Direction, Link, LinkNames, LinkStatus, Policy, Sink,
+    Writers,
 };
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
@@ -82,10 +83,12 @@ impl<C: Connector> Links<C> {
         if active.contains_key(&key) {
             return;
         }
-        let started = match LinkNames::from_flat(&config) {
-            Ok(names) => {
+        let read = || Ok((LinkNames::from_flat(&config)?, Writers::of(&config)?));
+        let started = match read() {
+            Ok((names, writers)) => {
                 let predecessors = self.predecessors(&key, &names, &active);
-                self.start(&key, names, config, predecessors)
+                let link = Link::new(names, key.direction).with_writers(writers);
+                self.start(&key, Arc::new(link), config, predecessors)
             }
             Err(error) => failed(&key, &config, &error),
         };
@@ -199,14 +202,14 @@ impl<C: Connector> Links<C> {
     fn start(
         &self,
         key: &Key,
-        names: LinkNames,
+        link: Arc<Link>,
         config: Config,
         predecessors: Vec<CancellationToken>,
     ) -> Active {
         let dead: Arc<dyn DeadLetters> =
-            Arc::new(JetStreamDead::new(&self.platform.nats, &self.platform.lattice, &names));
+            Arc::new(JetStreamDead::new(&self.platform.nats, &self.platform.lattice, &link.names));
+        let names = &link.names;
         let dead_subject = format!("{}.dead.{}", names.pipeline, names.stage).into();
-        let link = Arc::new(Link::new(names, key.direction));
         let ended = CancellationToken::new();
         let opening = Opening {
             connector: Arc::clone(&self.connector),

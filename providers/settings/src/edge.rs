@@ -31,6 +31,12 @@ pub fn arm(name: &str) -> Option<&str> {
     name.split('.').next()?.split_once(ARM).map(|(_, arm)| arm)
 }
 
+/// The source or step in the name of an edge that its messages are of.
+#[must_use]
+pub fn from(name: &str) -> &str {
+    name.split(['.', ARM]).next().unwrap_or_default()
+}
+
 /// What an edge does when it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -16,6 +16,9 @@ use tokio::io::AsyncReadExt as _;
 /// How long a request may take, from the connection to the end of the response.
 const ANSWER: Duration = Duration::from_millis(2_800);
 
+/// How long its connection may take: where packets are dropped nobody answers, and nothing but this tells that from a slow server.
+const CONNECTION: Duration = Duration::from_millis(2_000);
+
 /// Most header fields of a response that are handed on.
 const HEADERS_MAX: usize = 64;
 
@@ -148,6 +151,7 @@ fn builder() -> ClientBuilder {
         .redirect(Policy::none())
         .no_proxy()
         .timeout(ANSWER)
+        .connect_timeout(CONNECTION)
         .pool_max_idle_per_host(8)
         .user_agent(concat!("millrace/", env!("CARGO_PKG_VERSION")))
 }

@@ -80,7 +80,7 @@ impl Outside {
         let step = own.map_or(self.link.names.stage.as_str(), |(step, _)| step);
         if let Err(refused) = request.check(own.into_iter().flat_map(|(_, grants)| grants)) {
             let text = refused.to_string();
-            self.refused(step, &text);
+            self.link.refused(step, &text);
             return Err(Failure::from(refused).to_string());
         }
         let answer = tokio::time::timeout(ANSWER, async {
@@ -131,14 +131,5 @@ impl Outside {
         let failure = Failure { kind: FailureKind::Invalid, text: error.to_string() };
         self.link.telemetry.used(&self.link.names.stage, Used::Failed(&failure.text));
         failure.to_string()
-    }
-
-    /// Counts, and logs: the first, and then ever fewer, because a step may ask a thousand times a second.
-    fn refused(&self, step: &str, text: &str) {
-        let uses = self.link.telemetry.used(step, Used::Refused(text));
-        if uses.refused.is_power_of_two() {
-            let (pipeline, stage) = (&self.link.names.pipeline, &self.link.names.stage);
-            tracing::warn!(pipeline, stage, step, refused = uses.refused, "{text}");
-        }
     }
 }

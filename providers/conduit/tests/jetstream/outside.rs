@@ -221,6 +221,23 @@ async fn requests_go_to_the_server_that_is_granted_and_no_further() {
     }
 }
 
+/// A machine that is switched off, or behind a firewall, does not even refuse: what is asked of it waits, and is not given up as
+/// it is with a server that has taken the request and is slow.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_no_connection_is_away() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    // One connection waits to be accepted, and the kernel drops what comes after it.
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _waits = tokio::net::TcpStream::connect(address).await.unwrap();
+    let started = Instant::now();
+    let asked = Http::new();
+    let failure = asked.send("get", &format!("http://{address}/"), &[], b"").await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Away, "{failure}");
+    assert!(started.elapsed() < Duration::from_millis(2_800));
+}
+
 /// What a step must not know is put in by the conduit: read at each request, in place of what the step says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_of_a_server_is_sent_and_not_told() {

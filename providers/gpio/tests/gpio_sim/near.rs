@@ -9,10 +9,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, BatchWriter, Fields};
 use millrace_gpio::{GpioSink, GpioSource};
+use millrace_grants::WRITERS_KEY;
 use millrace_kit::telemetry::now_ns;
 use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Sink, Source,
-    Stage, State, WriteError,
+    Stage, State, WriteError, Writers,
 };
 use millrace_settings::{Settings, from_flat};
 use parking_lot::Mutex;
@@ -188,9 +189,25 @@ impl Running {
 
 /// Starts a sink without waiting for its lines.
 pub(crate) fn start_sink(dead: &Arc<Near>, json: Value) -> (Arc<GpioSink>, Arc<Link>) {
-    let link = link("out", Direction::Sink);
+    start_sink_for(Writers::default(), dead, json)
+}
+
+/// The same, for writers that are held to what they were granted.
+pub(crate) fn start_sink_for(
+    writers: Writers,
+    dead: &Arc<Near>,
+    json: Value,
+) -> (Arc<GpioSink>, Arc<Link>) {
+    let link = Arc::into_inner(link("out", Direction::Sink)).unwrap();
+    let link = Arc::new(link.with_writers(writers));
     let sink = GpioSink::open(settings(json), link.clone(), dead.clone()).unwrap();
     (sink, link)
+}
+
+/// Writers as the settings of a link say: all that comes is of the step `control`, which is granted this.
+pub(crate) fn control(grants: &[&str]) -> Writers {
+    let writers = serde_json::json!({ "control": { "control": grants } }).to_string();
+    Writers::of(&BTreeMap::from([(WRITERS_KEY.to_owned(), writers)])).unwrap()
 }
 
 pub(crate) async fn sink(json: Value) -> (Arc<GpioSink>, Arc<Link>) {

@@ -7,7 +7,9 @@ use millrace_kit::{Sink, State};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::near::{Near, batch, batch_of, reaches, sink, start_sink, write};
+use crate::near::{
+    Near, batch, batch_of, control, reaches, sink, start_sink, start_sink_for, write,
+};
 use crate::sim::{Sim, Trace};
 
 #[tokio::test]
@@ -79,6 +81,26 @@ async fn only_the_granted_lines_are_touched() {
     assert!(dead.iter().all(|d| d["millrace-dead-kind"] == "invalid-argument"));
     assert_eq!(link.status().counters.dead_letters, 6);
     sink.write(batch(&[])).await.expect("a probe is answered");
+    sink.close().await;
+}
+
+#[tokio::test]
+#[ignore = "needs gpio-sim: scripts/gpio-vm test"]
+async fn a_line_that_its_step_was_not_granted_is_not_touched() {
+    let sim = Sim::start(&["PUMP", "LAMP"]);
+    let near = Near::open();
+    let lines = json!({ "lines": { "pump": { "line": "PUMP" }, "lamp": { "line": "LAMP" } } });
+    let (sink, link) = start_sink_for(control(&["gpio:write:lamp"]), &near, lines);
+    reaches(&link, State::Connected).await;
+    write(&sink, &[("lamp", "1"), ("pump", "1"), ("lamp", r#"{"line":"pump","level":1}"#)]).await;
+    assert_eq!((sim.value(0), sim.value(1)), (false, true));
+    let dead = near.dead.lock().clone();
+    assert_eq!(dead.len(), 2, "{dead:?}");
+    for letter in &dead {
+        assert_eq!(letter["millrace-dead-kind"], "refused");
+        assert_eq!(letter["millrace-dead-text"], "the step control is not granted line \"pump\"");
+    }
+    assert_eq!(link.status().counters.uses["control"].refused, 2);
     sink.close().await;
 }
 

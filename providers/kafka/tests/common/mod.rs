@@ -17,10 +17,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, BatchWriter, Fields};
+use millrace_grants::WRITERS_KEY;
 use millrace_kafka::{KafkaSink, KafkaSource};
 use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Sink, Source,
-    Stage, State, WriteError,
+    Stage, State, WriteError, Writers,
 };
 use millrace_peers::Kafka;
 use millrace_settings::from_flat;
@@ -239,6 +240,23 @@ pub fn start_sink(
     let settings: SinkSettings = from_flat(&flat(brokers, pairs), &[]).unwrap();
     let link = link("out", Direction::Sink);
     (KafkaSink::open(settings, "the-sink".into(), link.clone(), dead.clone()), link)
+}
+
+/// A sink for the step `control`, which is granted this.
+pub async fn sink_for_control(
+    grants: &[&str],
+    brokers: &str,
+    dead: &Arc<Near>,
+    pairs: &[(&str, &str)],
+) -> (Arc<KafkaSink>, Arc<Link>) {
+    let writers = serde_json::json!({ "control": { "control": grants } }).to_string();
+    let writers = Writers::of(&BTreeMap::from([(WRITERS_KEY.to_owned(), writers)])).unwrap();
+    let settings: SinkSettings = from_flat(&flat(brokers, pairs), &[]).unwrap();
+    let link = Arc::into_inner(link("out", Direction::Sink)).unwrap();
+    let link = Arc::new(link.with_writers(writers));
+    let sink = KafkaSink::open(settings, "the-sink".into(), link.clone(), dead.clone());
+    reaches(&link, State::Connected).await;
+    (sink, link)
 }
 
 pub async fn sink(

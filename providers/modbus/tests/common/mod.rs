@@ -9,9 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use millrace_batch::{Batch, BatchWriter, Fields};
+use millrace_grants::WRITERS_KEY;
 use millrace_kit::{
     CallError, DeadLetters, Delivery, Direction, Limits, Link, LinkNames, Policy, Source, Stage,
-    State, WriteError,
+    State, WriteError, Writers,
 };
 use millrace_modbus::{ModbusSink, ModbusSource};
 use parking_lot::Mutex;
@@ -183,10 +184,27 @@ pub fn source(url: &str, near: &Arc<Near>, more: Value) -> (Arc<Link>, JoinHandl
 
 /// Opens a sink that waits 300 ms for an answer.
 pub fn sink(url: &str, dead: &Arc<Near>, more: Value) -> (Arc<ModbusSink>, Arc<Link>) {
+    sink_for(Writers::default(), url, dead, more)
+}
+
+/// The same, for writers that are held to what they were granted.
+pub fn sink_for(
+    writers: Writers,
+    url: &str,
+    dead: &Arc<Near>,
+    more: Value,
+) -> (Arc<ModbusSink>, Arc<Link>) {
     let all = settings(url, more, &[("timeout", "300ms".into())]);
-    let link = link("out", Direction::Sink);
+    let link = Arc::into_inner(link("out", Direction::Sink)).unwrap();
+    let link = Arc::new(link.with_writers(writers));
     let settings = serde_json::from_value(all).unwrap();
     (ModbusSink::open(settings, link.clone(), dead.clone()).unwrap(), link)
+}
+
+/// Writers as the settings of a link say: all that comes is of the step `control`, which is granted this.
+pub fn control(grants: &[&str]) -> Writers {
+    let writers = serde_json::json!({ "control": { "control": grants } }).to_string();
+    Writers::of(&BTreeMap::from([(WRITERS_KEY.to_owned(), writers)])).unwrap()
 }
 
 pub async fn reaches(link: &Link, state: State) {
