@@ -5,12 +5,14 @@ mod completion;
 mod dead;
 mod demo;
 mod doctor;
+mod hosts;
 mod kv;
 mod lattice;
 mod metrics;
 mod pipeline;
 mod provider;
 mod step;
+mod tenant;
 mod ui;
 mod up;
 
@@ -63,6 +65,9 @@ enum Command {
     /// The providers that pipelines of a lattice share, and their archives.
     #[command(subcommand)]
     Provider(provider::Command),
+    /// Customers of a platform, each with an account, a lattice and limits of its own.
+    #[command(subcommand)]
+    Tenant(tenant::Command),
     /// Dead letters: look at them, replay them into a mended step, delete them.
     #[command(subcommand)]
     Dead(dead::Command),
@@ -156,6 +161,7 @@ fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Pipeline(command) => runtime.block_on(pipeline::run(ui, command)).map(done),
         Command::Step(command) => step::run(ui, command),
         Command::Provider(command) => runtime.block_on(provider::run(ui, command)).map(done),
+        Command::Tenant(command) => runtime.block_on(tenant::run(ui, command)).map(done),
         Command::Dead(command) => runtime.block_on(dead::run(ui, command)),
         Command::Kv(command) => runtime.block_on(kv::run(ui, command)).map(done),
         Command::Metrics(args) => runtime.block_on(metrics::run(ui, args)).map(done),

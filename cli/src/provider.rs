@@ -74,13 +74,13 @@ pub(crate) enum Command {
 pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
     match command {
         Command::List { lattice } => {
-            let applications = Applications::new(lattice.connect().await?, &lattice.lattice);
+            let applications = Applications::new(lattice.connect().await?, lattice.name());
             let providers = applications.providers().await?;
             if ui.json {
                 return ui.json(&providers);
             }
             if providers.is_empty() {
-                ui.step(format!("no provider on lattice `{}`", lattice.lattice));
+                ui.step(format!("no provider on lattice `{}`", lattice.name()));
             }
             providers.iter().for_each(|provider| line(ui, provider));
             Ok(())
@@ -88,7 +88,7 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
         Command::Deploy { providers, lattice } => {
             let manifests =
                 providers.iter().map(|p| build::provider(p)).collect::<anyhow::Result<Vec<_>>>()?;
-            let applications = Applications::new(lattice.connect().await?, &lattice.lattice);
+            let applications = Applications::new(lattice.connect().await?, lattice.name());
             let mut versions = serde_json::Map::new();
             for (provider, manifest) in providers.iter().zip(&manifests) {
                 deploy(ui, &applications, manifest).await?;
@@ -105,7 +105,7 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Undeploy { provider, lattice, timeout } => {
-            let applications = Applications::new(lattice.connect().await?, &lattice.lattice);
+            let applications = Applications::new(lattice.connect().await?, lattice.name());
             applications.undeploy_provider(&provider, timeout).await?;
             if ui.json {
                 return ui.json(&serde_json::json!({ "provider": provider }));

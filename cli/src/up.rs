@@ -3,11 +3,19 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer, Sync};
+use millrace_access::Access;
+use millrace_lattice_config::Home;
+use millrace_lattice_config::ca::Authority;
+use millrace_lattice_config::resolver::Address;
+use millrace_lattice_config::server::ServerOptions;
+use millrace_lattice_config::tenants::Tenants;
+use millrace_platform::{Configured, Host, HostOptions, NatsOptions, NatsServer, Sync};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::lattice::AccessOptions;
 use crate::metrics::{self, Server};
 use crate::ui::Ui;
+use crate::{hosts, tenant};
 
 /// Options of `up`.
 #[derive(Debug, clap::Args)]
@@ -16,6 +24,7 @@ Examples:
   millrace up                          NATS on port 4222, lattice `default`
   millrace up --nats-port 4333 --lattice hall-3
   millrace up --nats-url nats://10.0.0.5:4222    a host on a NATS server that is there already
+  millrace up --tenants                a platform of many customers: see `millrace tenant`
   millrace up --metrics                metrics at http://127.0.0.1:9464/metrics
 
 Ctrl-C ends what was started. Pipelines and data stay in the data folder and go on at the next start.")]
@@ -29,6 +38,13 @@ pub(crate) struct Args {
     /// Name of the lattice.
     #[arg(long, env = "MILLRACE_LATTICE", default_value = "default", value_name = "NAME")]
     lattice: String,
+    /// Run the tenants of the data folder, each with a host and wadm of its own on its own lattice, over TLS. They are added,
+    /// suspended and removed while it runs, by `millrace tenant`.
+    #[arg(long, conflicts_with_all = ["nats_url", "metrics"])]
+    tenants: bool,
+    /// Of a server that is there already: what to show to it, and whom to trust.
+    #[command(flatten)]
+    access: AccessOptions,
     /// Folder for streams, logs and configuration.
     #[arg(long, env = "MILLRACE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
@@ -56,6 +72,9 @@ enum SyncChoice {
 }
 
 pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
+    if args.tenants {
+        return with_tenants(ui, args).await;
+    }
     let data = data_folder(args.data)?;
     // First: an address that cannot be had ends nothing that has begun.
     let metrics = match &args.metrics {
@@ -80,15 +99,25 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
         (None, Some(server)) => server.url(),
         (None, None) => anyhow::bail!("no NATS server"),
     };
+    // One of its own wants none.
+    let access = match args.nats_url {
+        Some(_) => args.access.access(),
+        None => Access::default(),
+    };
+    let mut arguments = vec![
+        format!("--max-memory-mib={}", args.max_memory_mib),
+        format!("--max-call-seconds={}", args.max_call_seconds),
+    ];
+    if let Some(creds) = &access.creds {
+        arguments.push(format!("--creds={}", creds.display()));
+    }
     ui.step("starting host and wadm");
     let mut host = Host::start(&HostOptions {
         nats_url: nats_url.clone(),
         lattice: args.lattice.clone(),
+        access: access.clone(),
         dir: data.join("host"),
-        arguments: vec![
-            format!("--max-memory-mib={}", args.max_memory_mib),
-            format!("--max-call-seconds={}", args.max_call_seconds),
-        ],
+        arguments,
         through: Vec::new(),
     })
     .await?;
@@ -113,7 +142,7 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
         _ = terminate.recv() => None,
         ended = host.ended_by_itself() => Some(ended.into()),
         ended = ended(nats.as_mut()) => Some(ended.into()),
-        error = serve(metrics, &nats_url, &args.lattice) => Some(error),
+        error = serve(metrics, &access, &nats_url, &args.lattice) => Some(error),
     };
     ui.step("ending");
     host.stop().await;
@@ -126,10 +155,83 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
     }
 }
 
+/// A platform of many lattices: NATS in operator mode over TLS, and a host for each active tenant.
+async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
+    let data = data_folder(args.data)?;
+    let home = Home::create(&tenant::root(&data), tenant::passphrase().as_deref())?;
+    let authority = Authority::create(&home.tls_folder())?;
+    let names = ["127.0.0.1", "localhost"].map(str::to_owned);
+    let dir = home.root().join("nats");
+    std::fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
+    let (config, pid_file) = (dir.join("nats.conf"), dir.join("nats.pid"));
+    let mut options = ServerOptions::new(&home, &format!("127.0.0.1:{}", args.nats_port));
+    options.name = Some(format!("millrace-{}", args.nats_port));
+    options.pid_file = Some(pid_file.clone());
+    options.tls = Some(authority.server("nats", &names)?);
+    if matches!(args.sync, SyncChoice::Always) {
+        "always".clone_into(&mut options.sync_interval);
+    }
+    options.write(&home, &config)?;
+    ui.step(format!("starting nats-server on port {}", args.nats_port));
+    let tls_ca = authority.file();
+    let mut nats = NatsServer::start_configured(&Configured {
+        port: args.nats_port,
+        dir,
+        config,
+        pid_file,
+        access: Access { creds: Some(home.system_creds()), tls_ca: Some(tls_ca.clone()) },
+    })
+    .await?;
+    let nats_url = nats.url();
+    let address = Address { url: nats_url.clone(), authority: Some(tls_ca.clone()) };
+    let tenants = Tenants::new(home, address, &tenant::who());
+    let count = tenants.list()?.len();
+    let plan = hosts::Plan {
+        nats_url: nats_url.clone(),
+        tls_ca: tls_ca.clone(),
+        dir: hosts::folder(&data),
+        arguments: vec![
+            format!("--max-memory-mib={}", args.max_memory_mib),
+            format!("--max-call-seconds={}", args.max_call_seconds),
+        ],
+    };
+    if ui.json {
+        ui.json(&serde_json::json!({
+            "nats_url": nats_url, "data": data, "tls_ca": tls_ca, "tenants": count,
+        }))?;
+    } else {
+        ui.line(format!("{} {count} tenants on {nats_url}, over TLS", ui.green("up:")));
+        ui.line(format!("  data and logs   {}", data.display()));
+        ui.line(format!("  authority       {}", tls_ca.display()));
+        ui.line("  a tenant        millrace tenant add acme");
+        ui.line("  its engineers   millrace tenant creds acme --out acme.creds");
+        ui.line("  Ctrl-C ends it");
+    }
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let kept = tokio::spawn(hosts::keep(ui, tenants, plan, stopped));
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let failure = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        ended = nats.ended_by_itself() => Some(ended),
+    };
+    ui.step("ending");
+    let _ = stop.send(true);
+    let _ = kept.await;
+    nats.stop().await;
+    failure.map_or(Ok(()), |failure| Err(failure.into()))
+}
+
 /// Serves metrics, where they are wanted, until there is an error.
-async fn serve(server: Option<Server>, nats_url: &str, lattice: &str) -> anyhow::Error {
+async fn serve(
+    server: Option<Server>,
+    access: &Access,
+    nats_url: &str,
+    lattice: &str,
+) -> anyhow::Error {
     let Some(server) = server else { return std::future::pending().await };
-    match metrics::connect_later(nats_url).await {
+    match metrics::connect_later(access, nats_url).await {
         Ok(nats) => {
             server.serve(nats, lattice).await;
             anyhow::anyhow!("metrics are no longer served")
@@ -145,7 +247,7 @@ async fn ended(nats: Option<&mut NatsServer>) -> millrace_platform::PlatformErro
     }
 }
 
-fn data_folder(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+pub(crate) fn data_folder(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     if let Some(given) = given {
         return std::path::absolute(&given)
             .with_context(|| format!("{} is no usable path", given.display()));

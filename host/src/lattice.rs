@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use wadm::config::WadmConfig;
 use wasmcloud_host::{WasmbusHost, WasmbusHostConfig};
 
+use crate::credentials::shown;
 use crate::{Args, beside_wadm, identity, nats};
 
 /// Threads of the host beyond one a core. Components that run for long have as many as there are cores
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         args.limits.check_enforced()?;
     }
     let control = runtime("wadm", 2)?;
-    control.block_on(nats::check(&args.nats_url))?;
+    control.block_on(check(args))?;
 
     // wadm first: it learns of a host when the host starts, or else only at its next heartbeat.
     let wadm = match args.no_wadm {
@@ -42,7 +43,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let host = if args.no_host { None } else { Some(start_host(args)?) };
 
     let wadm = wadm.map(|running| {
-        let watch = beside_wadm::watch(args.nats_url.clone(), args.lattice.clone());
+        let access = args.credentials.wadm();
+        let watch = beside_wadm::watch(access, args.nats_url.clone(), args.lattice.clone());
         [control.spawn(keep_wadm(wadm_config(args), running)), control.spawn(watch)]
     });
     control.block_on(until_told(parent))?;
@@ -88,10 +90,23 @@ fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
 }
 
 fn host_config(args: &Args) -> anyhow::Result<WasmbusHostConfig> {
-    let url = args.nats_url.parse::<wasmcloud_host::url::Url>().with_context(|| {
+    let (ctl, rpc, provider) =
+        (args.credentials.ctl(), args.credentials.rpc(), args.credentials.provider());
+    let url = ctl.url(&args.nats_url).parse::<wasmcloud_host::url::Url>().with_context(|| {
         format!("--nats-url {} is not a URL such as nats://127.0.0.1:4222", args.nats_url)
     })?;
+    let (ctl_jwt, ctl_key) = shown(&ctl)?;
+    let (rpc_jwt, rpc_key) = shown(&rpc)?;
+    let (provider_jwt, provider_key) = shown(&provider)?;
     let mut config = WasmbusHostConfig {
+        ctl_jwt,
+        ctl_key,
+        ctl_tls: ctl.tls_ca.is_some(),
+        rpc_jwt,
+        rpc_key,
+        rpc_tls: rpc.tls_ca.is_some(),
+        provider_jwt,
+        provider_key,
         ctl_nats_url: url.clone(),
         rpc_nats_url: url,
         lattice: args.lattice.as_str().into(),
@@ -113,9 +128,26 @@ fn host_config(args: &Args) -> anyhow::Result<WasmbusHostConfig> {
 
 type Wadm = JoinSet<anyhow::Result<()>>;
 
+/// Tries the credentials of every part that runs here, and that JetStream is there for those that need it.
+async fn check(args: &Args) -> Result<(), nats::NatsError> {
+    let (url, credentials) = (&args.nats_url, &args.credentials);
+    if !args.no_wadm {
+        nats::check(url, &credentials.wadm()).await?;
+    }
+    if !args.no_host {
+        nats::check(url, &credentials.ctl()).await?;
+        nats::check_access(url, &credentials.rpc()).await?;
+        nats::check_access(url, &credentials.provider()).await?;
+    }
+    Ok(())
+}
+
 fn wadm_config(args: &Args) -> WadmConfig {
+    let access = args.credentials.wadm();
     WadmConfig {
-        nats_server: args.nats_url.trim_start_matches("nats://").to_owned(),
+        nats_server: access.url(&args.nats_url).trim_start_matches("nats://").to_owned(),
+        nats_creds: access.creds,
+        nats_tls_ca_file: access.tls_ca,
         cleanup_interval: args.host_gone_after,
         ..WadmConfig::default()
     }

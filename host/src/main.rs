@@ -4,11 +4,13 @@
 //!
 //! - [`limits`]: limits that hold, and a refusal to start where the memory limit would not be enforced;
 //! - [`nats`]: a check of the server first, with an error that says what to do;
+//! - [`credentials`]: what each of its connections shows, and whom they trust;
 //! - [`lattice`]: the host on a runtime of its own, on which components take turns, wadm on another, so that the one cannot
 //!   starve the other; wadm is started again when it ends;
 //! - [`beside_wadm`]: new versions are judged, and rolled back, and what wadm lost sight of is asked for again.
 
 mod beside_wadm;
+mod credentials;
 mod identity;
 mod lattice;
 mod limits;
@@ -19,6 +21,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -52,6 +55,8 @@ struct Args {
     #[arg(long)]
     follow_parent: bool,
     #[command(flatten)]
+    credentials: credentials::Options,
+    #[command(flatten)]
     limits: limits::Limits,
 }
 
@@ -65,6 +70,7 @@ Examples:
   millrace-host --lattice acme --label site=hall-3
   millrace-host --no-wadm                            # a second host of a lattice
   millrace-host --no-host                            # wadm alone, in a process of its own
+  millrace-host --lattice acme --creds acme.creds --nats-url nats://10.0.0.5:4222 --tls-ca ca.pem
   millrace-host --max-memory-mib 64 --max-call-seconds 5
 
 Log lines go to standard error; RUST_LOG chooses them (default: warn,wadm::server=error,millrace_host=info).";
@@ -76,26 +82,37 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Starts this process anew without backtraces in errors, where the environment asks for them.
+/// Starts this process anew where its environment has to be another one: without backtraces in errors, where they are asked
+/// for, and with the certificates that `--tls-ca` adds to those that are trusted ([`credentials::trust`]).
 ///
 /// Every trap of a customer's step is an error of the host's libraries. With `RUST_BACKTRACE` each would carry the host's
 /// own backtrace, which tells nobody anything (the component's is in the message) and takes seconds of a core to put into
 /// words: a step that traps now and then would stop everything beside it. `RUST_LIB_BACKTRACE=1` asks for them all the
 /// same, and panics keep theirs.
-fn without_backtraces() -> std::io::Result<()> {
+fn anew(args: &Args) -> anyhow::Result<()> {
     let asked = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-    if !asked || std::env::var_os("RUST_LIB_BACKTRACE").is_some() {
+    let backtraces = asked && std::env::var_os("RUST_LIB_BACKTRACE").is_none();
+    let trust = credentials::trust(&args.credentials)?;
+    if !backtraces && trust.is_none() {
         return Ok(());
     }
     let mut again = std::process::Command::new(std::env::current_exe()?);
-    Err(again.args(std::env::args_os().skip(1)).env("RUST_LIB_BACKTRACE", "0").exec())
+    again.args(std::env::args_os().skip(1));
+    if backtraces {
+        again.env("RUST_LIB_BACKTRACE", "0");
+    }
+    if let Some(file) = trust {
+        again.env(credentials::TRUST, file).env_remove("SSL_CERT_DIR");
+    }
+    Err(again.exec()).context("could not start anew")
 }
 
 fn main() -> ExitCode {
-    if let Err(error) = without_backtraces() {
-        eprintln!("millrace-host: traps of steps will be slow, as RUST_BACKTRACE is set: {error}");
-    }
     let args = Args::parse();
+    if let Err(error) = anew(&args) {
+        eprintln!("millrace-host: {error:#}");
+        return ExitCode::FAILURE;
+    }
     // Installed before anything else: without a subscriber wRPC renders whole payloads as text that nobody reads.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -104,7 +121,9 @@ fn main() -> ExitCode {
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED)),
         )
         .init();
-    match lattice::run(&args) {
+    let ended = lattice::run(&args);
+    credentials::forget();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("millrace-host: {e:#}");

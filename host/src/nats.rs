@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use millrace_access::{Access, AccessError};
+
 /// Key-value and consumer features that the host and wadm use are there since this version.
 const OLDEST: (u64, u64) = (2, 10);
 
 /// Why the server does not serve.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NatsError {
-    #[error(
-        "no NATS server answers at {url}: {cause}. Start one with `nats-server -js`, or a whole local platform with `millrace up`"
-    )]
-    Unreachable { url: String, cause: String },
+    #[error("{0}. Start one with `nats-server -js`, or a whole local platform with `millrace up`")]
+    Unreachable(AccessError),
+    #[error("{0}")]
+    Access(AccessError),
     #[error(
         "the NATS server at {url} is {found}, and 2.10 or newer is needed. Install a current one with `scripts/setup nats-server`"
     )]
@@ -22,15 +24,29 @@ pub(crate) enum NatsError {
     NoJetStream { url: String, cause: String },
 }
 
+impl From<AccessError> for NatsError {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Unreachable { .. } => Self::Unreachable(error),
+            other => Self::Access(other),
+        }
+    }
+}
+
+/// Connects, and leaves again: credentials that are refused are better said here than by the libraries.
+pub(crate) async fn check_access(url: &str, access: &Access) -> Result<(), NatsError> {
+    Ok(connect(url, access).await.map(drop)?)
+}
+
+async fn connect(url: &str, access: &Access) -> Result<async_nats::Client, AccessError> {
+    let options = access.options()?.name("millrace-host check");
+    let connected = options.connection_timeout(Duration::from_secs(5)).connect(url).await;
+    connected.map_err(|error| access.explain(url, &error))
+}
+
 /// Connects, checks version and JetStream, and leaves again.
-pub(crate) async fn check(url: &str) -> Result<(), NatsError> {
-    let unreachable = |cause: String| NatsError::Unreachable { url: url.to_owned(), cause };
-    let client = async_nats::ConnectOptions::new()
-        .name("millrace-host check")
-        .connection_timeout(Duration::from_secs(5))
-        .connect(url)
-        .await
-        .map_err(|e| unreachable(e.to_string()))?;
+pub(crate) async fn check(url: &str, access: &Access) -> Result<(), NatsError> {
+    let client = connect(url, access).await?;
     let found = client.server_info().version;
     if !new_enough(&found) {
         return Err(NatsError::TooOld { url: url.to_owned(), found });

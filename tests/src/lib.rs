@@ -110,6 +110,7 @@ impl<N: Nats> Plant<N> {
         let options = HostOptions {
             nats_url: self.nats.url(),
             lattice: LATTICE.to_owned(),
+            access: Default::default(),
             dir: self.folder.path().join("host"),
             arguments: self.host_arguments.clone(),
             through: Vec::new(),

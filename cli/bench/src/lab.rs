@@ -99,6 +99,7 @@ impl Lab {
             let options = HostOptions {
                 nats_url: lab.url.clone(),
                 lattice: LATTICE.to_owned(),
+                access: Default::default(),
                 dir: lab.folder.path().join("host"),
                 arguments: Vec::new(),
                 through: Vec::new(),

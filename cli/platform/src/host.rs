@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use millrace_access::Access;
 use rustix::process::Pid;
 use tokio::process::Command;
 
@@ -18,6 +19,9 @@ pub struct HostOptions {
     pub nats_url: String,
     /// Lattice to join.
     pub lattice: String,
+    /// Credentials for asking whether host and wadm answer, and the authority of the server. The host's own credentials are
+    /// among the arguments.
+    pub access: Access,
     /// Folder for its log and its key; made when missing.
     pub dir: PathBuf,
     /// Further arguments of `millrace-host`.
@@ -81,6 +85,9 @@ impl Host {
             .map_err(PlatformError::io(format!("make {}", unpacked.display())))?;
         command
             .env("TMPDIR", &unpacked)
+            // All that it is to show and to trust is among the arguments.
+            .env_remove("MILLRACE_CREDS")
+            .env_remove("MILLRACE_TLS_CA")
             .args([
                 "--follow-parent",
                 "--nats-url",
@@ -91,6 +98,9 @@ impl Host {
             .arg("--identity")
             .arg(dir.join(KEY))
             .args(&options.arguments);
+        if let Some(ca) = &options.access.tls_ca {
+            command.arg("--tls-ca").arg(ca);
+        }
         let process =
             Process::spawn("millrace-host", command, &dir.join("host.log"), Stdio::null())?;
         let mut host = Self { process, unpacked };
@@ -138,11 +148,11 @@ impl Host {
 
     /// Asks wadm first, where it is to run, and then this host itself: another one of the lattice might answer for it.
     async fn ready(&mut self, options: &HostOptions) -> Result<(), PlatformError> {
-        let client =
-            async_nats::connect(&options.nats_url).await.map_err(|e| PlatformError::Io {
-                what: format!("connect to {}", options.nats_url),
-                source: std::io::Error::other(e),
-            })?;
+        let access = &options.access;
+        let client = access
+            .connect("millrace platform", &options.nats_url)
+            .await
+            .map_err(PlatformError::access)?;
         let wanted = |without: &str| !options.arguments.iter().any(|a| a == without);
         let (mut wadm, mut host) = (wanted("--no-wadm"), wanted("--no-host"));
         let start = Instant::now();

@@ -15,7 +15,7 @@ mod process;
 mod time;
 
 pub use host::{Host, HostOptions};
-pub use nats::{NatsOptions, NatsServer, Sync};
+pub use nats::{Configured, NatsOptions, NatsServer, Sync};
 pub use time::parse_time;
 
 use std::path::PathBuf;
@@ -58,6 +58,9 @@ pub enum PlatformError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The server is there and does not let this process in.
+    #[error("{0}")]
+    Access(Box<millrace_access::AccessError>),
     /// A child process ended when it should have become ready.
     #[error("{name} ended ({status}) before it was ready. The last lines of its log:\n{log}")]
     Ended {
@@ -81,6 +84,10 @@ pub enum PlatformError {
 }
 
 impl PlatformError {
+    fn access(error: millrace_access::AccessError) -> Self {
+        Self::Access(Box::new(error))
+    }
+
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use millrace_access::{Access, AccessError};
+
 use crate::process::Process;
 use crate::{PlatformError, find};
 
@@ -28,6 +30,21 @@ pub struct NatsOptions {
     pub sync: Sync,
 }
 
+/// A nats-server with a configuration that somebody else has written.
+#[derive(Debug, Clone)]
+pub struct Configured {
+    /// TCP port on the loopback interface, as the configuration says.
+    pub port: u16,
+    /// Folder for its log; made when missing.
+    pub dir: PathBuf,
+    /// The configuration's file.
+    pub config: PathBuf,
+    /// File that the server writes its process id to, as the configuration says.
+    pub pid_file: PathBuf,
+    /// What to connect with, to see that it answers.
+    pub access: Access,
+}
+
 /// A running nats-server with JetStream.
 #[derive(Debug)]
 pub struct NatsServer {
@@ -37,6 +54,9 @@ pub struct NatsServer {
     log: PathBuf,
     pid_file: PathBuf,
     port: u16,
+    access: Access,
+    /// Whether the one who asks whether it answers has JetStream: a system account has none.
+    jetstream: bool,
 }
 
 /// From start to the first answered connection. JetStream reads its files first.
@@ -59,7 +79,36 @@ impl NatsServer {
         std::fs::write(&config, configuration(port, dir, &pid_file, options.sync))
             .map_err(PlatformError::io(format!("write {}", config.display())))?;
         let process = spawn(&executable, &config, &log)?;
-        let mut server = Self { process, executable, config, log, pid_file, port };
+        let access = Access::default();
+        let mut server =
+            Self { process, executable, config, log, pid_file, port, access, jetstream: true };
+        server.ready().await?;
+        Ok(server)
+    }
+
+    /// The same with a configuration that is there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`NatsServer::start`], and when it does not let these credentials in.
+    pub async fn start_configured(options: &Configured) -> Result<Self, PlatformError> {
+        let executable = find::nats_server()?;
+        let port = free_port(options.port)?;
+        let dir = &options.dir;
+        std::fs::create_dir_all(dir)
+            .map_err(PlatformError::io(format!("make {}", dir.display())))?;
+        let log = dir.join("nats.log");
+        let process = spawn(&executable, &options.config, &log)?;
+        let mut server = Self {
+            process,
+            executable,
+            config: options.config.clone(),
+            log,
+            pid_file: options.pid_file.clone(),
+            port,
+            access: options.access.clone(),
+            jetstream: false,
+        };
         server.ready().await?;
         Ok(server)
     }
@@ -104,10 +153,17 @@ impl NatsServer {
         let start = Instant::now();
         while start.elapsed() < READY {
             self.process.alive()?;
-            if let Ok(client) = async_nats::connect(self.url()).await
-                && async_nats::jetstream::new(client).query_account().await.is_ok()
-            {
-                return Ok(());
+            match self.access.connect("millrace platform", &self.url()).await {
+                Ok(client) => {
+                    let jetstream = async_nats::jetstream::new(client);
+                    if !self.jetstream || jetstream.query_account().await.is_ok() {
+                        return Ok(());
+                    }
+                }
+                // It is not up yet.
+                Err(AccessError::Unreachable { .. }) => {}
+                // It is, and no time mends this.
+                Err(error) => return Err(PlatformError::access(error)),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

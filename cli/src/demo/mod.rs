@@ -160,6 +160,7 @@ async fn show(
     let host_options = HostOptions {
         nats_url: nats_url.clone(),
         lattice: LATTICE.to_owned(),
+        access: Default::default(),
         dir: folder.join("host"),
         arguments: Vec::new(),
         through: Vec::new(),

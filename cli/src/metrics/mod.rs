@@ -5,6 +5,7 @@ mod serve;
 mod text;
 
 use anyhow::Context as _;
+use millrace_access::Access;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::lattice;
@@ -44,13 +45,13 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
 
 async fn once(ui: Ui, options: &lattice::Options) -> anyhow::Result<()> {
     let (seen, why) = match options.connect().await {
-        Ok(nats) => (look::look(&nats, &options.lattice).await, None),
+        Ok(nats) => (look::look(&nats, options.name()).await, None),
         Err(error) => (look::Seen::default(), Some(error)),
     };
     if ui.json {
         ui.json(&seen)?;
     } else {
-        ui.line(text::encode(&options.lattice, &seen)?.trim_end());
+        ui.line(text::encode(options.name(), &seen)?.trim_end());
     }
     if let Some(error) = why {
         return Err(error);
@@ -59,7 +60,7 @@ async fn once(ui: Ui, options: &lattice::Options) -> anyhow::Result<()> {
         seen.hosts > 0,
         "no host answers on lattice `{}` at {}. Start a local platform with `millrace up`, or name the lattice with \
          --lattice",
-        options.lattice,
+        options.name(),
         options.nats_url
     );
     Ok(())
@@ -69,14 +70,15 @@ async fn listen_at(ui: Ui, options: &lattice::Options, address: &str) -> anyhow:
     let server = Server::bind(address, "--listen").await?;
     let url = server.url();
     if ui.json {
-        ui.json(&serde_json::json!({ "metrics": url, "lattice": options.lattice }))?;
+        ui.json(&serde_json::json!({ "metrics": url, "lattice": options.name() }))?;
     } else {
-        ui.line(format!("{} {url}, lattice `{}`", ui.green("metrics:"), options.lattice));
+        ui.line(format!("{} {url}, lattice `{}`", ui.green("metrics:"), options.name()));
         ui.line("  Ctrl-C ends it");
     }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let serving = server.serve(connect_later(&options.nats_url).await?, &options.lattice);
+    let serving = server
+        .serve(connect_later(&options.access.access(), &options.nats_url).await?, options.name());
     tokio::select! {
         () = serving => {}
         _ = interrupt.recv() => {}
@@ -86,8 +88,12 @@ async fn listen_at(ui: Ui, options: &lattice::Options, address: &str) -> anyhow:
 }
 
 /// A connection that need not be there yet: until it is, `millrace_up` is 0.
-pub(crate) async fn connect_later(nats_url: &str) -> anyhow::Result<async_nats::Client> {
-    async_nats::ConnectOptions::new()
+pub(crate) async fn connect_later(
+    access: &Access,
+    nats_url: &str,
+) -> anyhow::Result<async_nats::Client> {
+    access
+        .options()?
         .name("millrace metrics")
         .retry_on_initial_connect()
         .connect(nats_url)

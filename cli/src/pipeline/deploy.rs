@@ -66,7 +66,7 @@ pub(crate) async fn run(
     let nats = lattice.connect().await?;
     ui.step(format!("composing {} stages", plan.stages.len()));
     let deployment = build::deployment(plan, folder)?;
-    let applications = Applications::new(nats.clone(), &lattice.lattice);
+    let applications = Applications::new(nats.clone(), lattice.name());
     for provider in &deployment.providers {
         provider::deploy(ui, &applications, provider).await?;
     }
@@ -88,7 +88,7 @@ pub(crate) async fn run(
     }
     let ended = match rollout {
         Some(rollout) => {
-            let watcher = Watcher::new(nats, &lattice.lattice);
+            let watcher = Watcher::new(nats, lattice.name());
             Some(follow(ui, &applications, watcher, &plan.pipeline, &rollout).await?)
         }
         None => None,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use anyhow::Context as _;
 use async_nats::jetstream;
 use futures::StreamExt as _;
+use millrace_access::AccessError;
 use millrace_conduit::{Buckets, Edge};
 use millrace_grants::Grant;
 use millrace_pipeline::Plan;
@@ -274,7 +275,7 @@ async fn on_lattice(plan: &Plan, options: &lattice::Options, timeout: Duration) 
     let mut needs = Needs::default();
     let tried = Tried::of(timeout, look(plan, options, &mut needs)).await;
     let mut all =
-        vec![Connection::new(Kind::Lattice, &options.lattice, "nats", address.clone(), tried)];
+        vec![Connection::new(Kind::Lattice, options.name(), "nats", address.clone(), tried)];
     let edges = plan.edges.iter().map(|edge| (Kind::Edge, edge.name.clone(), "jetstream"));
     let buckets = buckets(plan).into_iter().map(|name| (Kind::Bucket, name, "key-value"));
     for (kind, name, connector) in edges.chain(buckets) {
@@ -311,27 +312,31 @@ async fn look(
     options: &lattice::Options,
     needs: &mut Needs,
 ) -> Result<String, Failed> {
-    let nats = async_nats::ConnectOptions::new()
-        .name("millrace dry-run")
-        .connect(&options.nats_url)
-        .await
-        .map_err(|error| {
-            let text = error.to_string();
-            let words = text.to_lowercase();
-            if words.contains("authorization") || words.contains("authentication") {
-                let mend = "let this client in at the server: it shows no credentials, and `no_auth_user` names the \
-                            user for such clients";
-                return Failed::new(text, mend);
-            }
-            let mut failed = Failed::to_reach(text, "--nats-url");
+    let access = options.access.access();
+    let connected = access.connect("millrace dry-run", &options.nats_url).await;
+    let nats = connected.map_err(|error| match error {
+        AccessError::Unreachable { cause, .. } => {
+            let mut failed = Failed::to_reach(cause, "--nats-url");
             failed.mend.push_str("; `millrace up` starts a local platform");
             failed
-        })?;
+        }
+        // It says what to do.
+        AccessError::Wanted { .. } => Failed::new(
+            "authorization violation",
+            "name a file of credentials with --creds, or let in clients without: `no_auth_user` in the server's \
+             configuration names their user",
+        ),
+        other => {
+            let text = other.to_string();
+            let (said, mend) = text.split_once(". ").unwrap_or((&text, "look at --creds and --tls-ca"));
+            Failed::new(said, mend)
+        }
+    })?;
     let js = jetstream::new(nats.clone());
     let account = Account::of(&js).await?;
     let mut new = 0;
     let (dead, _) =
-        bytes_of(&js, &format!("MILLRACE_{}_{}_dead", options.lattice, plan.pipeline)).await?;
+        bytes_of(&js, &format!("MILLRACE_{}_{}_dead", options.name(), plan.pipeline)).await?;
     if dead.is_none() {
         new += KEPT_BYTES.unsigned_abs();
     }
@@ -345,7 +350,7 @@ async fn look(
     }
     for bucket in buckets(plan) {
         let start = Instant::now();
-        let stream = format!("KV_{}", Buckets::name(&options.lattice, &bucket));
+        let stream = format!("KV_{}", Buckets::name(options.name(), &bucket));
         let result = bytes_of(&js, &stream).await.map(|(found, values)| match found {
             Some(_) => format!("it is there, {values} keys in it"),
             None => format!("it is not there yet: `millrace kv set {bucket} KEY VALUE` makes it"),
@@ -371,7 +376,7 @@ async fn edge_needs(
     plan: &Plan,
     edge: &millrace_pipeline::Edge,
 ) -> Result<(u64, String), Failed> {
-    let own = Edge::new(&options.lattice, &plan.pipeline, &edge.name)
+    let own = Edge::new(options.name(), &plan.pipeline, &edge.name)
         .map_err(|error| Failed::new(error.to_string(), "mend the name"))?;
     let (mut more, mut said) = (0, Vec::new());
     for (name, bytes, domain) in own.streams(&edge.settings) {

@@ -304,7 +304,7 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             deploy::run(ui, &plan, &folder, &lattice, &judging).await
         }
         Command::History { pipeline, lattice } => {
-            let rollouts = Rollouts::new(lattice.connect().await?, &lattice.lattice);
+            let rollouts = Rollouts::new(lattice.connect().await?, lattice.name());
             show::history(ui, &rollouts.history(&name_of(&pipeline)?).await?)
         }
         Command::Status { pipeline, lattice, watch } => {
@@ -313,7 +313,7 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
         Command::Tap { pipeline, edge, dead, options, lattice } => {
             let name = name_of(&pipeline)?;
             let nats = lattice.connect().await?;
-            let subjects = tap_subjects(&lattice.lattice, &name, &edge, dead);
+            let subjects = tap_subjects(lattice.name(), &name, &edge, dead);
             let shown = tap::run(ui, &nats, &subjects, &options).await?;
             ui.step(format!("{shown} messages"));
             Ok(())
@@ -370,7 +370,7 @@ async fn status(
     watch: bool,
 ) -> anyhow::Result<()> {
     let name = name_of(pipeline)?;
-    let applications = Applications::new(lattice.connect().await?, &lattice.lattice);
+    let applications = Applications::new(lattice.connect().await?, lattice.name());
     loop {
         let status = applications.status(&name).await?;
         if ui.json {
@@ -405,14 +405,14 @@ async fn undeploy(
 ) -> anyhow::Result<()> {
     let name = name_of(pipeline)?;
     let nats = lattice.connect().await?;
-    let applications = Applications::new(nats.clone(), &lattice.lattice);
+    let applications = Applications::new(nats.clone(), lattice.name());
     match applications.undeploy(&name, timeout).await {
         // What is left of a pipeline that is gone can still be purged.
         Err(millrace_wadm::WadmError::NotFound { .. }) if purge => {}
         result => result?,
     }
     let removed =
-        if purge { build::purge(&nats, &lattice.lattice, &name).await? } else { Vec::new() };
+        if purge { build::purge(&nats, lattice.name(), &name).await? } else { Vec::new() };
     if purge {
         applications.rollouts().forget(&name).await?;
     }

@@ -82,7 +82,7 @@ pub(crate) async fn run(
     lattice: &lattice::Options,
 ) -> anyhow::Result<()> {
     let nats = lattice.connect().await?;
-    let edge = millrace_conduit::Edge::new(&lattice.lattice, pipeline, &options.edge)?;
+    let edge = millrace_conduit::Edge::new(lattice.name(), pipeline, &options.edge)?;
     let (_, to) = options.edge.split_once('.').unwrap_or_default();
     if options.into.pipeline == pipeline {
         bail!(
@@ -98,12 +98,12 @@ pub(crate) async fn run(
             options.edge
         )
     })?;
-    let stages = Applications::new(nats.clone(), &lattice.lattice);
+    let stages = Applications::new(nats.clone(), lattice.name());
     let stages = stages.stages(&options.into.pipeline).await?;
     let named = options.into.stage.as_deref().unwrap_or(to);
     let target = &options.into.pipeline;
     let stage = stage_named(&stages, target, named)?;
-    let caller = Caller::new(&nats, &lattice.lattice, target, stage, options.timeout).await?;
+    let caller = Caller::new(&nats, lattice.name(), target, stage, options.timeout).await?;
     let mut replay =
         Replay { ui, options, caller, ids: BatchIds::default(), summary: Summary::default() };
     replay.all(&history).await?;

@@ -285,6 +285,7 @@ impl Plant {
         let options = HostOptions {
             nats_url: self.nats.url(),
             lattice: LATTICE.to_owned(),
+            access: Default::default(),
             dir: self.folder.path().join(name),
             arguments: vec![without.to_owned()],
             through,

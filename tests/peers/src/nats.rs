@@ -70,6 +70,20 @@ impl NatsServer {
         Ok(server)
     }
 
+    /// Starts a server with a whole configuration of the caller's, which has it listen on a port of the loopback address.
+    ///
+    /// # Errors
+    ///
+    /// When the program is missing or does not start.
+    pub fn start_configured(config: &str, port: u16) -> Result<Self, PeerError> {
+        let folder = TempDir::with_prefix("millrace-nats-")?;
+        std::fs::write(folder.path().join("nats.conf"), config)?;
+        let address = Ipv4Addr::LOCALHOST.into();
+        let mut server = Self { address, port, folder, running: None };
+        server.restart()?;
+        Ok(server)
+    }
+
     /// Address for clients.
     #[must_use]
     pub fn url(&self) -> String {

@@ -1,0 +1,1261 @@
+//! Records of tenants, and what makes them true: provisioning, limits, suspension, users, removal.
+//!
+//! A tenant's folder has its record (`tenant.json`), the credentials of the platform's own users (`creds/ROLE.creds`)
+//! and what was done to it (`journal.jsonl`). A host needs the folder and nothing else.
+//!
+//! Everything that changes a tenant holds the installation's lock, writes its record before and after each step, and
+//! can be called again after an interruption.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::jetstream::{self, kv, stream};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::TryStreamExt;
+use nkeys::{KeyPair, KeyPairType};
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, FileError};
+use crate::home::{Home, HomeError};
+use crate::jwt::{
+    Account, AccountLimits, Claims, EVERYBODY, JwtError, UNLIMITED, User, credentials,
+    read_credentials,
+};
+use crate::keys::KeyError;
+use crate::names::{self, NameError};
+use crate::resolver::{Address, Resolver, ResolverError, Usage};
+use crate::roles::{
+    AUDIT_STREAM, AUDIT_USER_STREAM, Role, audit_subject, audit_user_subject, permissions,
+};
+
+/// How long the platform's own user for provisioning counts.
+const ADMIN_SECONDS: i64 = 300;
+/// How long a suspension waits for the last connection to be gone.
+const CUT: Duration = Duration::from_secs(5);
+/// No folder has more tenants.
+const MAX_TENANTS: usize = 100_000;
+/// Header of an audit log's entry: the operator's signature of it, in base64.
+const SIGNATURE: &str = "Millrace-Signature";
+const AUDIT_BYTES: i64 = 32 << 20;
+const AUDIT_USER_BYTES: i64 = 8 << 20;
+
+/// Why something could not be done to a tenant.
+#[derive(Debug, thiserror::Error)]
+pub enum TenantError {
+    /// A name that no tenant may have.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// There is none of this name.
+    #[error("there is no tenant {0:?}")]
+    Unknown(String),
+    /// The name is taken.
+    #[error("there is a tenant {name:?} already, {state}: {mend}")]
+    Taken {
+        /// The name.
+        name: String,
+        /// Its state.
+        state: State,
+        /// What to do instead.
+        mend: &'static str,
+    },
+    /// It is in another state.
+    #[error("tenant {name:?} is {state}: {mend}")]
+    State {
+        /// The name.
+        name: String,
+        /// Its state.
+        state: State,
+        /// What to do first.
+        mend: &'static str,
+    },
+    /// A limit with which no lattice works.
+    #[error(
+        "limit {what}: {value} is too small, a lattice needs at least {least} (or -1 for no limit)"
+    )]
+    LimitTooSmall {
+        /// Which one.
+        what: &'static str,
+        /// What was given.
+        value: i64,
+        /// What is needed.
+        least: i64,
+    },
+    /// More is in use than the new limits allow.
+    #[error(
+        "the new limits are below what is in use: {0}. Force it, and nothing more is accepted until it is less"
+    )]
+    BelowUse(String),
+    /// Somebody else is at work.
+    #[error("somebody else changes tenants here: {holder}. Try again when they are done")]
+    Busy {
+        /// Who has the lock.
+        holder: String,
+    },
+    /// The caller's progress said to stop.
+    #[error("interrupted after {0:?}: the same command goes on from there")]
+    Interrupted(Step),
+    /// A step failed, and what the steps before it had made is gone.
+    #[error("could not add tenant {name:?}, at {step:?}: {source}. Nothing of it is left")]
+    RolledBack {
+        /// The name.
+        name: String,
+        /// Where.
+        step: Step,
+        /// Why.
+        source: Box<TenantError>,
+    },
+    /// A step failed, and so did taking back the steps before it.
+    #[error(
+        "could not add tenant {name:?}, at {step:?}: {source}. Nor could all be taken back: {left}. The same command goes on from there, `remove` with purge takes it away"
+    )]
+    NotRolledBack {
+        /// The name.
+        name: String,
+        /// Where.
+        step: Step,
+        /// Why.
+        source: Box<TenantError>,
+        /// Why not.
+        left: Box<TenantError>,
+    },
+    /// A user that is not the tenant's.
+    #[error("tenant {tenant:?} has no user {user:?}")]
+    UnknownUser {
+        /// The tenant.
+        tenant: String,
+        /// What was given.
+        user: String,
+    },
+    /// The server does not keep to the account's limits.
+    #[error("JetStream of tenant {name:?}: {reason}")]
+    JetStream {
+        /// The tenant.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The record.
+    #[error("{path} is damaged: {reason}. Restore it from a backup")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The installation.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A token.
+    #[error(transparent)]
+    Jwt(#[from] JwtError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The servers.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+}
+
+/// How a tenant is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Being added, or left in the middle of it.
+    Provisioning,
+    /// At work.
+    Active,
+    /// Kept, and nobody may connect.
+    Suspended,
+    /// Suspended, and purged after a time.
+    Removing,
+}
+
+impl std::fmt::Display for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Provisioning => "provisioning",
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Removing => "being removed",
+        })
+    }
+}
+
+/// The steps of adding a tenant, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// The account's keys.
+    Keys,
+    /// The account is on the servers.
+    Push,
+    /// Users and their credentials files.
+    Users,
+    /// JetStream is there, with the account's limits.
+    JetStream,
+    /// The lattice's buckets.
+    Buckets,
+    /// The streams of the audit log.
+    Audit,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Keys, Self::Push, Self::Users, Self::JetStream, Self::Buckets, Self::Audit];
+}
+
+/// What a tenant may use. -1 is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Limits {
+    /// Connections at once. A host takes about ten, a provider two.
+    pub connections: i64,
+    /// Leaf nodes at once.
+    pub leaf_nodes: i64,
+    /// Subscriptions.
+    pub subscriptions: i64,
+    /// Bytes of one message.
+    pub payload: i64,
+    /// Bytes of JetStream on disk.
+    pub disk: i64,
+    /// Bytes of JetStream in memory.
+    pub memory: i64,
+    /// Streams; each durable edge and each bucket is one, the lattice itself has about twelve.
+    pub streams: i64,
+    /// Consumers.
+    pub consumers: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 200,
+            leaf_nodes: 10,
+            subscriptions: 20_000,
+            payload: 1 << 20,
+            disk: 1 << 30,
+            memory: 64 << 20,
+            streams: 500,
+            consumers: 2000,
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses limits with which no lattice works.
+    ///
+    /// # Errors
+    ///
+    /// When one is too small.
+    pub fn check(&self) -> Result<(), TenantError> {
+        let all = [
+            ("connections", self.connections, 16),
+            ("leaf-nodes", self.leaf_nodes, 0),
+            ("subscriptions", self.subscriptions, 500),
+            ("payload", self.payload, 64 << 10),
+            ("disk", self.disk, 64 << 20),
+            ("memory", self.memory, 1 << 20),
+            ("streams", self.streams, 16),
+            ("consumers", self.consumers, 16),
+        ];
+        for (what, value, least) in all {
+            if value != UNLIMITED && value < least {
+                return Err(TenantError::LimitTooSmall { what, value, least });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is used beyond these limits, in words.
+    #[must_use]
+    pub fn exceeded(&self, usage: &Usage) -> Vec<String> {
+        [
+            ("connections", self.connections, usage.connections),
+            ("leaf-nodes", self.leaf_nodes, usage.leaf_nodes),
+            ("subscriptions", self.subscriptions, usage.subscriptions),
+            ("disk", self.disk, usage.disk),
+            ("memory", self.memory, usage.memory),
+            ("streams", self.streams, usage.streams),
+            ("consumers", self.consumers, usage.consumers),
+        ]
+        .into_iter()
+        .filter(|(_, limit, used)| *limit != UNLIMITED && used > limit)
+        .map(|(what, limit, used)| format!("{what} {used} of {limit}"))
+        .collect()
+    }
+}
+
+/// A user, as recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct UserRecord {
+    /// Public key.
+    pub id: String,
+    /// What it may.
+    pub role: Role,
+    /// Who has it, in words.
+    pub label: String,
+    /// Whether its credentials are the file `creds/ROLE.creds`.
+    pub platform: bool,
+    /// Number of the signing key that signed it.
+    pub signing: u32,
+    /// Seconds since the Unix epoch.
+    pub issued: i64,
+    /// Seconds since the Unix epoch; 0 for never.
+    pub expires: i64,
+}
+
+/// A tenant, as recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Record {
+    /// Its name.
+    pub name: String,
+    /// Its lattice's name.
+    pub lattice: String,
+    /// Public key of its account; empty before the first step.
+    pub account: String,
+    /// How it is.
+    pub state: State,
+    /// What it may use.
+    pub limits: Limits,
+    /// Free words, for placement and for people.
+    pub labels: BTreeMap<String, String>,
+    /// Its users, without those that were revoked.
+    pub users: Vec<UserRecord>,
+    /// Public key of a user: what was issued to it until this time does not count.
+    pub revocations: BTreeMap<String, i64>,
+    /// Number of the signing key for new users.
+    pub signing: u32,
+    /// Number of the one before, while it is being replaced.
+    pub signing_before: Option<u32>,
+    /// Since when nobody may connect.
+    pub suspended: Option<i64>,
+    /// When it may be purged.
+    pub purge_after: Option<i64>,
+    /// When it was added.
+    pub created: i64,
+    /// Steps done of adding it.
+    pub done: Vec<Step>,
+    /// Counts changes of the record.
+    pub revision: u64,
+}
+
+/// A tenant's limits beside its use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    /// The record.
+    pub record: Record,
+    /// What it uses now.
+    pub usage: Usage,
+}
+
+/// One entry of an audit log, or of the journal in a tenant's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Seconds since the Unix epoch.
+    pub time: i64,
+    /// Who.
+    pub who: String,
+    /// Did what, such as `tenant.suspend`.
+    pub what: String,
+    /// To what.
+    pub subject: String,
+    /// `ok`, or the reason why not.
+    pub outcome: String,
+}
+
+/// New credentials.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// The user.
+    pub user: UserRecord,
+    /// The credentials file's text.
+    pub credentials: String,
+}
+
+/// What came of exchanging keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotated {
+    /// Users whose credentials count no more, and who need new ones. Those of the platform itself have them.
+    pub ended: Vec<UserRecord>,
+}
+
+/// Is told of each step of [`Tenants::add`] when it is done, and may say to stop there.
+pub type Progress<'a> = &'a mut (dyn FnMut(Step) -> ControlFlow<()> + Send);
+
+/// All tenants of an installation.
+#[derive(Debug, Clone)]
+pub struct Tenants {
+    home: Home,
+    address: Address,
+    who: String,
+    replicas: usize,
+}
+
+/// The lock of an installation, for as long as it lives.
+struct Lock(#[expect(dead_code, reason = "held until it is dropped")] File);
+
+impl Tenants {
+    /// The tenants of an installation whose server has an address. `who` stands in journals and audit logs.
+    #[must_use]
+    pub fn new(home: Home, address: Address, who: &str) -> Self {
+        Self { home, address, who: who.chars().take(200).collect(), replicas: 1 }
+    }
+
+    /// How many servers of a cluster keep the lattice's buckets and the audit log.
+    #[must_use]
+    pub fn with_replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas.max(1);
+        self
+    }
+
+    /// The installation.
+    #[must_use]
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// A tenant's folder.
+    ///
+    /// # Errors
+    ///
+    /// When the name is none.
+    pub fn folder(&self, name: &str) -> Result<PathBuf, TenantError> {
+        names::check(name)?;
+        Ok(self.home.tenants_folder().join(name))
+    }
+
+    /// The credentials file of one of the platform's own users of a tenant.
+    ///
+    /// # Errors
+    ///
+    /// When the name is none.
+    pub fn creds_file(&self, name: &str, role: Role) -> Result<PathBuf, TenantError> {
+        Ok(self.folder(name)?.join("creds").join(format!("{role}.creds")))
+    }
+
+    /// All records, by name.
+    ///
+    /// # Errors
+    ///
+    /// When the folder or a record cannot be read.
+    pub fn list(&self) -> Result<Vec<Record>, TenantError> {
+        let folder = self.home.tenants_folder();
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(FileError::io("list", &folder)(e).into()),
+        };
+        let mut found = BTreeSet::new();
+        for entry in entries.take(MAX_TENANTS) {
+            let entry = entry.map_err(FileError::io("list", &folder))?;
+            if let Ok(name) = entry.file_name().into_string()
+                && names::check(&name).is_ok()
+            {
+                found.insert(name);
+            }
+        }
+        let mut records = Vec::new();
+        for name in found {
+            records.extend(self.read(&name)?);
+        }
+        Ok(records)
+    }
+
+    /// A tenant's record.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or it cannot be read.
+    pub fn get(&self, name: &str) -> Result<Record, TenantError> {
+        self.read(name)?.ok_or_else(|| TenantError::Unknown(name.to_owned()))
+    }
+
+    /// A tenant's record, and what it uses now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tenants::get`], and when no server answers.
+    pub async fn show(&self, name: &str) -> Result<Shown, TenantError> {
+        let record = self.get(name)?;
+        let usage = self.resolver().await?.usage(&record.account).await?;
+        Ok(Shown { record, usage })
+    }
+
+    /// Adds a tenant: keys, account, users, buckets, audit log. One that is there with the same limits and labels is
+    /// left as it is; one that was left in the middle is finished. When a step fails, what it and the steps before it
+    /// made is taken away again.
+    ///
+    /// # Errors
+    ///
+    /// When the name cannot be had, a limit is too small, somebody else is at work, or a step fails.
+    pub async fn add(
+        &self,
+        name: &str,
+        limits: &Limits,
+        labels: &BTreeMap<String, String>,
+        progress: Progress<'_>,
+    ) -> Result<Record, TenantError> {
+        names::check(name)?;
+        limits.check()?;
+        let _lock = self.lock(&format!("add {name}"))?;
+        let found = self.read(name)?;
+        if let Some(record) = &found
+            && record.state != State::Provisioning
+        {
+            let same = &record.limits == limits && &record.labels == labels;
+            if record.state == State::Active && same {
+                return Ok(record.clone());
+            }
+            let mend = match record.state {
+                State::Active => "change its limits with `limits`",
+                _ => "`resume` it, or `remove` it with purge first",
+            };
+            return Err(TenantError::Taken { name: name.to_owned(), state: record.state, mend });
+        }
+        // Before anything is made: without a server there would be nothing but something to take back.
+        let resolver = self.resolver().await?;
+        let mut record = found.unwrap_or_else(|| Record {
+            name: name.to_owned(),
+            lattice: name.to_owned(),
+            account: String::new(),
+            state: State::Provisioning,
+            limits: limits.clone(),
+            labels: labels.clone(),
+            users: Vec::new(),
+            revocations: BTreeMap::new(),
+            signing: 1,
+            signing_before: None,
+            suspended: None,
+            purge_after: None,
+            created: crate::now(),
+            done: Vec::new(),
+            revision: 0,
+        });
+        limits.clone_into(&mut record.limits);
+        labels.clone_into(&mut record.labels);
+        for step in Step::ALL {
+            // Keys, account and users again in any case: the limits may be others than at the last try.
+            let again = matches!(step, Step::Keys | Step::Push | Step::Users);
+            if again || !record.done.contains(&step) {
+                if let Err(source) = self.step(step, &mut record, &resolver).await {
+                    let (name, source) = (name.to_owned(), Box::new(source));
+                    return Err(match self.take_back(&mut record, &resolver).await {
+                        Ok(()) => TenantError::RolledBack { name, step, source },
+                        Err(left) => {
+                            TenantError::NotRolledBack { name, step, source, left: Box::new(left) }
+                        }
+                    });
+                }
+                if !record.done.contains(&step) {
+                    record.done.push(step);
+                }
+                self.write(&mut record)?;
+            }
+            if progress(step).is_break() {
+                return Err(TenantError::Interrupted(step));
+            }
+        }
+        record.state = State::Active;
+        self.write(&mut record)?;
+        self.audit(&record, "tenant.add", name, "ok").await?;
+        Ok(record)
+    }
+
+    async fn step(
+        &self,
+        step: Step,
+        record: &mut Record,
+        resolver: &Resolver,
+    ) -> Result<(), TenantError> {
+        match step {
+            Step::Keys => {
+                // The record first: what is made after it is found again.
+                self.write(record)?;
+                let keys = self.home.keys();
+                let account = keys.get_or_make(&account_key(&record.name), KeyPairType::Account)?;
+                keys.get_or_make(&signing_key(&record.name, record.signing), KeyPairType::Account)?;
+                record.account = account.public_key();
+            }
+            Step::Push => self.push(record, resolver).await?,
+            Step::Users => self.platform_users(record)?,
+            Step::JetStream => {
+                let js = jetstream::new(self.admin(record).await?);
+                let found = js.query_account().await.map_err(|e| TenantError::JetStream {
+                    name: record.name.clone(),
+                    reason: format!(
+                        "{e}. Do the limits of all tenants fit into the server's `max_file_store` and `max_memory_store`?"
+                    ),
+                })?;
+                let limits = found.limits;
+                let wanted = [record.limits.disk, record.limits.memory, record.limits.streams];
+                let given = [limits.max_storage, limits.max_memory, limits.max_streams];
+                let given = given.map(|limit| limit.unwrap_or(UNLIMITED));
+                if wanted != given {
+                    let reason = format!(
+                        "the server gives {given:?} (disk, memory, streams), not {wanted:?}"
+                    );
+                    return Err(TenantError::JetStream { name: record.name.clone(), reason });
+                }
+            }
+            Step::Buckets => {
+                let js = jetstream::new(self.admin(record).await?);
+                for bucket in ["LATTICEDATA", "CONFIGDATA"] {
+                    let config = kv::Config {
+                        bucket: format!("{bucket}_{}", record.lattice),
+                        num_replicas: self.replicas,
+                        ..kv::Config::default()
+                    };
+                    js.create_key_value(config).await.map_err(|e| wrong(record, &e))?;
+                }
+            }
+            Step::Audit => {
+                let js = jetstream::new(self.admin(record).await?);
+                let streams = [
+                    (AUDIT_STREAM, audit_subject(&record.lattice), AUDIT_BYTES),
+                    (AUDIT_USER_STREAM, audit_user_subject(&record.lattice), AUDIT_USER_BYTES),
+                ];
+                for (name, subject, max_bytes) in streams {
+                    let config = stream::Config {
+                        name: name.to_owned(),
+                        subjects: vec![subject],
+                        max_bytes,
+                        deny_delete: true,
+                        deny_purge: true,
+                        num_replicas: self.replicas,
+                        ..stream::Config::default()
+                    };
+                    js.get_or_create_stream(config).await.map_err(|e| wrong(record, &e))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes everything of a tenant that is not active away again.
+    async fn take_back(&self, record: &mut Record, resolver: &Resolver) -> Result<(), TenantError> {
+        if record.done.contains(&Step::Push) {
+            self.forget(record, resolver).await?;
+        } else if !record.account.is_empty() {
+            // Some servers may have taken it. One that is left has no users, and nobody has its keys.
+            let signing = self.home.operator_signing()?;
+            let _ = resolver.delete(&record.account, &signing).await;
+        }
+        self.home.keys().remove(&account_folder(&record.name))?;
+        Ok(files::remove_folder(&self.folder(&record.name)?)?)
+    }
+
+    /// Streams and account, from the servers.
+    async fn forget(&self, record: &Record, resolver: &Resolver) -> Result<(), TenantError> {
+        if resolver.lookup(&record.account).await?.is_none() {
+            return Ok(());
+        }
+        // What JetStream keeps is not deleted with an account. Before that step there is nothing.
+        if record.done.contains(&Step::JetStream) {
+            let js = jetstream::new(self.admin(record).await?);
+            let names: Vec<String> =
+                js.stream_names().try_collect().await.map_err(|e| wrong(record, &e))?;
+            for name in names {
+                js.delete_stream(&name).await.map_err(|e| wrong(record, &e))?;
+            }
+        }
+        Ok(resolver.delete(&record.account, &self.home.operator_signing()?).await?)
+    }
+
+    /// Changes limits.
+    ///
+    /// # Errors
+    ///
+    /// When more is in use than they allow and it is not forced, or one is too small.
+    pub async fn limits(
+        &self,
+        name: &str,
+        limits: &Limits,
+        force: bool,
+    ) -> Result<Record, TenantError> {
+        limits.check()?;
+        let _lock = self.lock(&format!("limits {name}"))?;
+        let mut record = self.active(name)?;
+        let resolver = self.resolver().await?;
+        if !force {
+            let exceeded = limits.exceeded(&resolver.usage(&record.account).await?);
+            if !exceeded.is_empty() {
+                return Err(TenantError::BelowUse(exceeded.join(", ")));
+            }
+        }
+        limits.clone_into(&mut record.limits);
+        self.push(&record, &resolver).await?;
+        self.write(&mut record)?;
+        self.audit(&record, "tenant.limits", name, "ok").await?;
+        Ok(record)
+    }
+
+    /// Cuts all connections of a tenant and refuses new ones; its data stays. Says how long it took from the push until the last
+    /// connection was gone, `None` when one was still there after five seconds.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tenant or no server answers.
+    pub async fn suspend(&self, name: &str) -> Result<Option<Duration>, TenantError> {
+        let _lock = self.lock(&format!("suspend {name}"))?;
+        let mut record = self.get(name)?;
+        match record.state {
+            State::Active | State::Suspended => {}
+            state => return Err(state_error(name, state)),
+        }
+        self.stop(&mut record, State::Suspended, "tenant.suspend").await
+    }
+
+    async fn stop(
+        &self,
+        record: &mut Record,
+        state: State,
+        what: &str,
+    ) -> Result<Option<Duration>, TenantError> {
+        let resolver = self.resolver().await?;
+        if record.suspended.is_none() {
+            // Afterwards nobody can write into the account any more.
+            self.audit(record, what, &record.name, "ok").await?;
+        }
+        record.suspended = Some(crate::now());
+        record.state = state;
+        // The record first: a supervisor that reads it stops the hosts, which would try to connect for ever.
+        self.write(record)?;
+        // Looking for servers takes a silence, and is not part of the time that is measured.
+        resolver.count().await?;
+        let begun = Instant::now();
+        self.push(record, &resolver).await?;
+        while begun.elapsed() < CUT {
+            if resolver.usage(&record.account).await?.connections == 0 {
+                return Ok(Some(begun.elapsed()));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(None)
+    }
+
+    /// Lets a suspended tenant work again, also one that is being removed.
+    ///
+    /// # Errors
+    ///
+    /// When it is being provisioned, or no server answers.
+    pub async fn resume(&self, name: &str) -> Result<Record, TenantError> {
+        let _lock = self.lock(&format!("resume {name}"))?;
+        let mut record = self.get(name)?;
+        if record.state == State::Provisioning {
+            return Err(state_error(name, record.state));
+        }
+        record.suspended = None;
+        record.purge_after = None;
+        self.push(&record, &self.resolver().await?).await?;
+        record.state = State::Active;
+        self.write(&mut record)?;
+        self.audit(&record, "tenant.resume", name, "ok").await?;
+        Ok(record)
+    }
+
+    /// Suspends a tenant, to be purged after a time of grace; until then [`Tenants::resume`] brings it back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tenants::suspend`].
+    pub async fn remove(&self, name: &str, grace: Duration) -> Result<Record, TenantError> {
+        let _lock = self.lock(&format!("remove {name}"))?;
+        let mut record = self.get(name)?;
+        if record.state == State::Provisioning {
+            return Err(state_error(name, record.state));
+        }
+        let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        record.purge_after = Some(crate::now().saturating_add(grace));
+        self.stop(&mut record, State::Removing, "tenant.remove").await?;
+        Ok(record)
+    }
+
+    /// Deletes a tenant now: streams, account, users, keys. Its journal is kept, in `removed/`.
+    ///
+    /// # Errors
+    ///
+    /// When it is active, or no server answers. It can be called again.
+    pub async fn purge(&self, name: &str) -> Result<(), TenantError> {
+        let _lock = self.lock(&format!("purge {name}"))?;
+        let mut record = self.get(name)?;
+        if record.state == State::Active {
+            return Err(state_error(name, record.state));
+        }
+        let resolver = self.resolver().await?;
+        if !record.account.is_empty() && resolver.lookup(&record.account).await?.is_some() {
+            // One connection, for the platform alone: every other user stays refused.
+            let token = self.account_token(&record, 1)?;
+            resolver.push(&token).await?;
+        }
+        self.journal(&record, "tenant.purge", name, "ok")?;
+        let journal = self.folder(name)?.join("journal.jsonl");
+        let removed = self.home.root().join("removed");
+        files::private_folder(&removed)?;
+        let kept = removed.join(format!("{name}-{}.jsonl", crate::now()));
+        files::write_private(&kept, &files::read_private(&journal)?)?;
+        self.take_back(&mut record, &resolver).await
+    }
+
+    /// Purges every tenant whose time of grace is over, and names them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tenants::purge`], at the first that cannot be purged.
+    pub async fn sweep(&self) -> Result<Vec<String>, TenantError> {
+        let now = crate::now();
+        let mut purged = Vec::new();
+        for record in self.list()? {
+            let due = record.purge_after.is_some_and(|time| time <= now);
+            if record.state == State::Removing && due {
+                self.purge(&record.name).await?;
+                purged.push(record.name);
+            }
+        }
+        Ok(purged)
+    }
+
+    /// A new user, for somebody outside of the platform.
+    ///
+    /// # Errors
+    ///
+    /// When the tenant is not active.
+    pub async fn creds(
+        &self,
+        name: &str,
+        role: Role,
+        label: &str,
+        ttl: Option<Duration>,
+    ) -> Result<Issued, TenantError> {
+        let _lock = self.lock(&format!("creds {name}"))?;
+        let mut record = self.active(name)?;
+        let now = crate::now();
+        let ttl = ttl.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1));
+        let expires = ttl.map_or(0, |ttl| now.saturating_add(ttl));
+        let (user, credentials) = self.issue(&record, role, label, false, expires)?;
+        // Who has expired says nothing any more.
+        record.users.retain(|user| user.expires == 0 || user.expires > now);
+        record.users.push(user.clone());
+        self.write(&mut record)?;
+        self.audit(&record, "user.add", &format!("{role} {}", user.id), "ok").await?;
+        Ok(Issued { user, credentials })
+    }
+
+    /// Ends a user, by its public key or its label: live connections are cut, and it cannot return.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user, or no server answers.
+    pub async fn revoke(&self, name: &str, user: &str) -> Result<Vec<UserRecord>, TenantError> {
+        let _lock = self.lock(&format!("revoke {name}"))?;
+        let mut record = self.active(name)?;
+        let (ended, kept): (Vec<_>, Vec<_>) =
+            record.users.drain(..).partition(|found| found.id == user || found.label == user);
+        record.users = kept;
+        if ended.is_empty() {
+            let (tenant, user) = (name.to_owned(), user.chars().take(80).collect());
+            return Err(TenantError::UnknownUser { tenant, user });
+        }
+        for user in &ended {
+            record.revocations.insert(user.id.clone(), crate::now());
+            if user.platform {
+                files::remove(&self.creds_file(name, user.role)?)?;
+            }
+        }
+        self.push(&record, &self.resolver().await?).await?;
+        self.write(&mut record)?;
+        for user in &ended {
+            self.audit(&record, "user.revoke", &user.id, "ok").await?;
+        }
+        Ok(ended)
+    }
+
+    /// New users for the platform itself, in its credentials files; the old ones are revoked. A host has to be
+    /// started anew to use them.
+    ///
+    /// # Errors
+    ///
+    /// When the tenant is not active, or no server answers.
+    pub async fn rotate_users(&self, name: &str) -> Result<Rotated, TenantError> {
+        let _lock = self.lock(&format!("rotate {name}"))?;
+        let mut record = self.active(name)?;
+        let (old, kept): (Vec<_>, Vec<_>) = record.users.drain(..).partition(|user| user.platform);
+        record.users = kept;
+        for user in &old {
+            files::remove(&self.creds_file(name, user.role)?)?;
+            record.revocations.insert(user.id.clone(), crate::now());
+        }
+        self.platform_users(&mut record)?;
+        self.write(&mut record)?;
+        self.push(&record, &self.resolver().await?).await?;
+        self.audit(&record, "user.rotate", name, "ok").await?;
+        Ok(Rotated { ended: Vec::new() })
+    }
+
+    /// A new signing key for an account, new users for the platform, then the old key is taken away: what it signed
+    /// counts no more. Called again after an interruption it goes on.
+    ///
+    /// # Errors
+    ///
+    /// When the tenant is not active, or no server answers.
+    pub async fn rotate_signing(&self, name: &str) -> Result<Rotated, TenantError> {
+        let _lock = self.lock(&format!("rotate {name}"))?;
+        let mut record = self.active(name)?;
+        let resolver = self.resolver().await?;
+        let before = match record.signing_before {
+            Some(before) => before,
+            None => {
+                let before = record.signing;
+                record.signing_before = Some(before);
+                record.signing += 1;
+                before
+            }
+        };
+        let keys = self.home.keys();
+        keys.get_or_make(&signing_key(name, record.signing), KeyPairType::Account)?;
+        self.write(&mut record)?;
+        // Both keys count while users are exchanged.
+        self.push(&record, &resolver).await?;
+        let (ended, kept): (Vec<_>, Vec<_>) =
+            record.users.drain(..).partition(|user| user.signing <= before);
+        record.users = kept;
+        for user in ended.iter().filter(|user| user.platform) {
+            files::remove(&self.creds_file(name, user.role)?)?;
+        }
+        self.platform_users(&mut record)?;
+        record.signing_before = None;
+        // All that was revoked until now was signed by keys that count no more.
+        let live: BTreeSet<&str> = record.users.iter().map(|user| user.id.as_str()).collect();
+        record.revocations.retain(|id, _| live.contains(id.as_str()));
+        self.push(&record, &resolver).await?;
+        self.write(&mut record)?;
+        keys.remove(&signing_key(name, before))?;
+        self.audit(&record, "account.rotate", name, "ok").await?;
+        Ok(Rotated { ended: ended.into_iter().filter(|user| !user.platform).collect() })
+    }
+
+    /// The entries of a tenant's audit log, oldest first, both the platform's and its own engineers'. What stands among
+    /// the platform's without its signature is left out.
+    ///
+    /// # Errors
+    ///
+    /// When the tenant is not active or its streams cannot be read.
+    pub async fn audit_log(&self, name: &str) -> Result<Vec<Entry>, TenantError> {
+        let record = self.active(name)?;
+        let js = jetstream::new(self.admin(&record).await?);
+        let operator = self.home.operator_signing()?;
+        let mut entries = Vec::new();
+        for name in [AUDIT_STREAM, AUDIT_USER_STREAM] {
+            let stream = js.get_stream(name).await.map_err(|e| wrong(&record, &e))?;
+            let state = &stream.cached_info().state;
+            for seq in state.first_sequence.max(1)..=state.last_sequence {
+                let message = stream.get_raw_message(seq).await.map_err(|e| wrong(&record, &e))?;
+                // The platform's are signed: a consumer delivers to any subject, so an engineer of the tenant can
+                // have something put there.
+                let signature = message.headers.get(SIGNATURE).map(|value| value.as_str());
+                let signature = signature.and_then(|text| STANDARD.decode(text).ok());
+                let signed = signed_text(&record.lattice, &message.payload);
+                if name == AUDIT_STREAM
+                    && signature.is_none_or(|bytes| operator.verify(&signed, &bytes).is_err())
+                {
+                    continue;
+                }
+                // What an engineer of the tenant wrote need not be an entry.
+                entries.extend(serde_json::from_slice::<Entry>(&message.payload));
+            }
+        }
+        entries.sort_by_key(|entry| entry.time);
+        Ok(entries)
+    }
+
+    /// Writes into a tenant's audit log, and into the journal in its folder: who did what to which pipeline or artifact.
+    ///
+    /// # Errors
+    ///
+    /// When the tenant's account cannot be reached.
+    pub async fn audit(
+        &self,
+        record: &Record,
+        what: &str,
+        subject: &str,
+        outcome: &str,
+    ) -> Result<(), TenantError> {
+        let entry = self.journal(record, what, subject, outcome)?;
+        let bytes = json(&entry)?;
+        let js = jetstream::new(self.admin(record).await?);
+        let signature = self.home.operator_signing()?.sign(&signed_text(&record.lattice, &bytes));
+        let signature = signature.map_err(|e| JwtError::Sign(e.to_string()))?;
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(SIGNATURE, STANDARD.encode(signature).as_str());
+        let subject = audit_subject(&record.lattice);
+        let sent = js.publish_with_headers(subject, headers, bytes.into()).await;
+        sent.map_err(|e| wrong(record, &e))?.await.map_err(|e| wrong(record, &e))?;
+        Ok(())
+    }
+
+    fn journal(
+        &self,
+        record: &Record,
+        what: &str,
+        subject: &str,
+        outcome: &str,
+    ) -> Result<Entry, TenantError> {
+        let entry = Entry {
+            time: crate::now(),
+            who: self.who.clone(),
+            what: what.to_owned(),
+            subject: subject.to_owned(),
+            outcome: outcome.to_owned(),
+        };
+        let path = self.folder(&record.name)?.join("journal.jsonl");
+        let mut line = json(&entry)?;
+        line.push(b'\n');
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(&line))
+            .map_err(FileError::io("write", &path))?;
+        Ok(entry)
+    }
+
+    /// A connection into the account that may do everything there, for a few minutes.
+    async fn admin(&self, record: &Record) -> Result<Client, TenantError> {
+        let user = KeyPair::new_user();
+        let mut claims = Claims::new("millrace provisioning", &user.public_key(), User::default());
+        claims.nats.claims.issuer_account = record.account.clone();
+        claims.exp = claims.iat + ADMIN_SECONDS;
+        // While everybody is revoked, it has to be issued after that.
+        claims.iat = claims.iat.max(record.suspended.map_or(0, |time| time + 1));
+        let token = claims.sign(&self.signing(record)?)?;
+        let seed = user.seed().map_err(|e| JwtError::Sign(e.to_string()))?;
+        Ok(self.address.connect("millrace provisioning", &credentials(&token, &seed)).await?)
+    }
+
+    async fn resolver(&self) -> Result<Resolver, TenantError> {
+        let creds = files::read_private(&self.home.system_creds())?;
+        let creds = String::from_utf8_lossy(&creds);
+        Ok(Resolver::new(self.address.connect("millrace tenants", &creds).await?))
+    }
+
+    async fn push(&self, record: &Record, resolver: &Resolver) -> Result<(), TenantError> {
+        let connections = if record.suspended.is_some() { 0 } else { record.limits.connections };
+        resolver.push(&self.account_token(record, connections)?).await?;
+        Ok(())
+    }
+
+    /// The account's token: all of it follows from the record.
+    fn account_token(&self, record: &Record, connections: i64) -> Result<String, TenantError> {
+        let limits = &record.limits;
+        let mut signing_keys = BTreeSet::new();
+        for number in [Some(record.signing), record.signing_before].into_iter().flatten() {
+            signing_keys.insert(self.signing_numbered(record, number)?.public_key());
+        }
+        let mut revocations = record.revocations.clone();
+        if let Some(time) = record.suspended {
+            revocations.insert(EVERYBODY.to_owned(), time);
+        }
+        let account = Account {
+            limits: AccountLimits {
+                subs: limits.subscriptions,
+                payload: limits.payload,
+                // Nothing is shared between tenants.
+                imports: 0,
+                exports: 0,
+                conn: connections,
+                leaf: limits.leaf_nodes,
+                disallow_bearer: true,
+                mem_storage: limits.memory,
+                disk_storage: limits.disk,
+                streams: limits.streams,
+                consumer: limits.consumers,
+                max_ack_pending: UNLIMITED,
+                ..AccountLimits::default()
+            },
+            signing_keys,
+            revocations,
+            ..Account::default()
+        };
+        let claims = Claims::new(&record.name, &record.account, account);
+        Ok(claims.sign(&self.home.operator_signing()?)?)
+    }
+
+    fn signing(&self, record: &Record) -> Result<KeyPair, TenantError> {
+        self.signing_numbered(record, record.signing)
+    }
+
+    fn signing_numbered(&self, record: &Record, number: u32) -> Result<KeyPair, TenantError> {
+        let name = signing_key(&record.name, number);
+        let key = self.home.keys().get(&name, &KeyPairType::Account)?;
+        Ok(key.ok_or_else(|| KeyError::Missing(self.home.root().join("keys").join(name)))?)
+    }
+
+    /// Sees that each role has a user whose credentials are in its file.
+    fn platform_users(&self, record: &mut Record) -> Result<(), TenantError> {
+        for role in Role::ALL {
+            let path = self.creds_file(&record.name, role)?;
+            let there = match files::read_private(&path) {
+                Ok(text) => read_credentials(&String::from_utf8_lossy(&text)).ok(),
+                Err(error) if error.is_missing() => None,
+                Err(error) => return Err(error.into()),
+            };
+            let known = |user: &UserRecord| {
+                let issued = there.as_ref().is_some_and(|(claims, ..)| claims.sub == user.id);
+                user.platform && user.role == role && issued
+            };
+            if record.users.iter().any(known) {
+                continue;
+            }
+            let (user, text) = self.issue(record, role, &format!("platform {role}"), true, 0)?;
+            if let Some(folder) = path.parent() {
+                files::private_folder(folder)?;
+            }
+            files::write_private(&path, text.as_bytes())?;
+            // A file that an interrupted run left, whose user nobody knows, is replaced with its user.
+            record.users.retain(|user| !(user.platform && user.role == role));
+            record.users.push(user);
+        }
+        Ok(())
+    }
+
+    fn issue(
+        &self,
+        record: &Record,
+        role: Role,
+        label: &str,
+        platform: bool,
+        expires: i64,
+    ) -> Result<(UserRecord, String), TenantError> {
+        let key = KeyPair::new_user();
+        let user = User {
+            permissions: permissions(role, &record.lattice),
+            issuer_account: record.account.clone(),
+            ..User::default()
+        };
+        let name = format!("{} {role}", record.name);
+        let mut claims = Claims::new(&name, &key.public_key(), user);
+        claims.exp = expires;
+        claims.nats.tags = vec![format!("lattice:{}", record.lattice), format!("role:{role}")];
+        let token = claims.sign(&self.signing(record)?)?;
+        let seed = key.seed().map_err(|e| JwtError::Sign(e.to_string()))?;
+        let user = UserRecord {
+            id: key.public_key(),
+            role,
+            label: label.chars().take(200).collect(),
+            platform,
+            signing: record.signing,
+            issued: claims.iat,
+            expires,
+        };
+        Ok((user, credentials(&token, &seed)))
+    }
+
+    fn active(&self, name: &str) -> Result<Record, TenantError> {
+        let record = self.get(name)?;
+        if record.state == State::Active {
+            Ok(record)
+        } else {
+            Err(state_error(name, record.state))
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Record>, TenantError> {
+        let path = self.folder(name)?.join("tenant.json");
+        let bytes = match files::read_private(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_missing() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |reason: String| TenantError::Damaged { path: path.clone(), reason };
+        let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        if record.name != name {
+            return Err(damaged(format!("it is the record of {:?}", record.name)));
+        }
+        Ok(Some(record))
+    }
+
+    fn write(&self, record: &mut Record) -> Result<(), TenantError> {
+        record.revision += 1;
+        let folder = self.folder(&record.name)?;
+        files::private_folder(&folder)?;
+        let path = folder.join("tenant.json");
+        let bytes = serde_json::to_vec_pretty(record)
+            .map_err(|e| TenantError::Damaged { path: path.clone(), reason: e.to_string() })?;
+        Ok(files::write_private(&path, &bytes)?)
+    }
+
+    /// Nobody else changes tenants while it is held, also no other process.
+    fn lock(&self, what: &str) -> Result<Lock, TenantError> {
+        let path = self.home.root().join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(FileError::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = (&mut file).take(1000).read_to_string(&mut holder);
+                return Err(TenantError::Busy { holder: holder.trim().to_owned() });
+            }
+            Err(TryLockError::Error(e)) => return Err(FileError::io("lock", &path)(e).into()),
+        }
+        let text = format!("{} ({what}), process {}\n", self.who, std::process::id());
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .map_err(FileError::io("write", &path))?;
+        Ok(Lock(file))
+    }
+}
+
+/// What is signed of an entry: with the lattice, so that it counts in no other.
+fn signed_text(lattice: &str, entry: &[u8]) -> Vec<u8> {
+    [b"millrace-audit\n", lattice.as_bytes(), b"\n", entry].concat()
+}
+
+fn account_folder(name: &str) -> String {
+    format!("accounts/{name}")
+}
+
+fn account_key(name: &str) -> String {
+    format!("accounts/{name}/account.nk")
+}
+
+fn signing_key(name: &str, number: u32) -> String {
+    format!("accounts/{name}/signing-{number}.nk")
+}
+
+fn state_error(name: &str, state: State) -> TenantError {
+    let mend = match state {
+        State::Provisioning => "finish it with `add`, or take it away with `remove` and purge",
+        State::Active => "`remove` it first",
+        State::Suspended | State::Removing => "`resume` it first",
+    };
+    TenantError::State { name: name.to_owned(), state, mend }
+}
+
+fn wrong(record: &Record, error: &dyn std::fmt::Display) -> TenantError {
+    TenantError::JetStream { name: record.name.clone(), reason: error.to_string() }
+}
+
+fn json(entry: &Entry) -> Result<Vec<u8>, TenantError> {
+    serde_json::to_vec(entry).map_err(|e| TenantError::Jwt(JwtError::Form(e.to_string())))
+}
