@@ -1,7 +1,7 @@
 //! One host, with wadm, for each active tenant: started when the tenant comes, ended when it goes, started again when it
 //! ended by itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -67,6 +67,9 @@ impl Plan {
     }
 }
 
+/// The files of credentials of each tenant's parts.
+type Wanted = BTreeMap<String, BTreeMap<Role, PathBuf>>;
+
 /// A host that is looked after.
 struct Kept {
     stop: watch::Sender<bool>,
@@ -81,10 +84,17 @@ pub(crate) async fn keep(ui: Ui, tenants: Tenants, plan: Plan, mut stop: watch::
     // Those that were told to end. The others do not wait for them.
     let mut going: BTreeMap<String, Kept> = BTreeMap::new();
     let mut swept = Instant::now();
+    let mut left_out = BTreeSet::new();
     while !*stop.borrow() {
         going.retain(|_, own| !own.task.is_finished());
         match wanted(&tenants) {
-            Ok(wanted) => {
+            Ok((wanted, errors)) => {
+                // Once each: the folder is looked at twice a second.
+                for error in errors {
+                    if left_out.insert(error.clone()) {
+                        ui.warn(format!("a tenant is left out: {error}"));
+                    }
+                }
                 let is_other = |name: &str, own: &Kept| {
                     wanted.get(name).is_none_or(|creds| written(creds) != own.written)
                 };
@@ -128,10 +138,11 @@ pub(crate) async fn keep(ui: Ui, tenants: Tenants, plan: Plan, mut stop: watch::
     }
 }
 
-/// The active tenants, each with the files of credentials of its parts.
-fn wanted(tenants: &Tenants) -> anyhow::Result<BTreeMap<String, BTreeMap<Role, PathBuf>>> {
+/// The active tenants, each with the files of credentials of its parts; and why others cannot be read.
+fn wanted(tenants: &Tenants) -> anyhow::Result<(Wanted, Vec<String>)> {
     let mut all = BTreeMap::new();
-    for record in tenants.list()? {
+    let (records, errors) = tenants.scan()?;
+    for record in records {
         if record.state == State::Active {
             let mut creds = BTreeMap::new();
             for role in Role::ALL {
@@ -143,7 +154,7 @@ fn wanted(tenants: &Tenants) -> anyhow::Result<BTreeMap<String, BTreeMap<Role, P
             all.insert(record.name, creds);
         }
     }
-    Ok(all)
+    Ok((all, errors.iter().map(ToString::to_string).collect()))
 }
 
 /// When the newest of the files was written.

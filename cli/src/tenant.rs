@@ -294,7 +294,8 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::List { options } => {
-            let records = options.open()?.list()?;
+            let (records, errors) = options.open()?.scan()?;
+            errors.iter().for_each(|error| ui.warn(error));
             if ui.json {
                 return ui.json(&records);
             }
@@ -419,10 +420,12 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             }
             for entry in &entries {
                 let at = date(entry.time);
-                ui.line(format!(
-                    "{at}  {}  {} {}  {}",
-                    entry.who, entry.what, entry.subject, entry.outcome
-                ));
+                // What the tenant's engineers wrote can be anything, also what moves a terminal's cursor.
+                let [who, what, subject, outcome] =
+                    [&entry.who, &entry.what, &entry.subject, &entry.outcome]
+                        .map(|t| t.escape_debug());
+                let by = if entry.by_tenant { "tenant  " } else { "platform" };
+                ui.line(format!("{at}  {by}  {who}  {what} {subject}  {outcome}"));
             }
             Ok(())
         }

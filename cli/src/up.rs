@@ -185,7 +185,7 @@ async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
     let nats_url = nats.url();
     let address = Address { url: nats_url.clone(), authority: Some(tls_ca.clone()) };
     let tenants = Tenants::new(home, address, &tenant::who());
-    let count = tenants.list()?.len();
+    let count = tenants.scan()?.0.len();
     let plan = hosts::Plan {
         nats_url: nats_url.clone(),
         tls_ca: tls_ca.clone(),

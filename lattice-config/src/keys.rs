@@ -83,7 +83,8 @@ impl KeyStore {
     ///
     /// As [`KeyStore::open`], and when it cannot be written.
     pub fn create(folder: &Path, passphrase: Option<&str>) -> Result<Self, KeyError> {
-        if folder.exists() {
+        // One that is empty was left by a start that was interrupted.
+        if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
             return Self::open(folder, passphrase);
         }
         files::private_folder(folder)?;

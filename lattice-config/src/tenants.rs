@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::jetstream::{self, kv, stream};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -43,6 +44,8 @@ const CUT: Duration = Duration::from_secs(5);
 const MAX_TENANTS: usize = 100_000;
 /// Header of an audit log's entry: the operator's signature of it, in base64.
 const SIGNATURE: &str = "Millrace-Signature";
+/// How long a tenant's own account may take to keep an entry of its audit log. The journal has it in any case.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(3);
 const AUDIT_BYTES: i64 = 32 << 20;
 const AUDIT_USER_BYTES: i64 = 8 << 20;
 
@@ -374,6 +377,9 @@ pub struct Entry {
     pub subject: String,
     /// `ok`, or the reason why not.
     pub outcome: String,
+    /// Whether the tenant's own engineers wrote it, who can write anything: the platform's are signed.
+    #[serde(default, skip_deserializing)]
+    pub by_tenant: bool,
 }
 
 /// New credentials.
@@ -452,10 +458,21 @@ impl Tenants {
     ///
     /// When the folder or a record cannot be read.
     pub fn list(&self) -> Result<Vec<Record>, TenantError> {
+        let (records, errors) = self.scan()?;
+        errors.into_iter().next().map_or(Ok(records), Err)
+    }
+
+    /// The records that can be read, by name, and why the others cannot: one that is damaged is no reason to leave the other
+    /// tenants alone.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be read.
+    pub fn scan(&self) -> Result<(Vec<Record>, Vec<TenantError>), TenantError> {
         let folder = self.home.tenants_folder();
         let entries = match std::fs::read_dir(&folder) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
             Err(e) => return Err(FileError::io("list", &folder)(e).into()),
         };
         let mut found = BTreeSet::new();
@@ -467,11 +484,14 @@ impl Tenants {
                 found.insert(name);
             }
         }
-        let mut records = Vec::new();
+        let (mut records, mut errors) = (Vec::new(), Vec::new());
         for name in found {
-            records.extend(self.read(&name)?);
+            match self.read(&name) {
+                Ok(record) => records.extend(record),
+                Err(error) => errors.push(error),
+            }
         }
-        Ok(records)
+        Ok((records, errors))
     }
 
     /// A tenant's record.
@@ -729,7 +749,9 @@ impl Tenants {
             // Afterwards nobody can write into the account any more.
             self.audit(record, what, &record.name, "ok").await?;
         }
-        record.suspended = Some(crate::now());
+        // Also those whose users were issued while a clock was ahead.
+        let newest = record.users.iter().map(ended_at).max();
+        record.suspended = Some(newest.unwrap_or_default().max(crate::now()));
         record.state = state;
         // The record first: a supervisor that reads it stops the hosts, which would try to connect for ever.
         self.write(record)?;
@@ -759,9 +781,10 @@ impl Tenants {
         }
         record.suspended = None;
         record.purge_after = None;
-        self.push(&record, &self.resolver().await?).await?;
         record.state = State::Active;
+        // The record first: one that says suspended would be purged while its users are at work.
         self.write(&mut record)?;
+        self.push(&record, &self.resolver().await?).await?;
         self.audit(&record, "tenant.resume", name, "ok").await?;
         Ok(record)
     }
@@ -789,10 +812,24 @@ impl Tenants {
     ///
     /// When it is active, or no server answers. It can be called again.
     pub async fn purge(&self, name: &str) -> Result<(), TenantError> {
+        let is_meant = |record: &Record| record.state != State::Active;
+        if self.purge_if(name, is_meant).await? {
+            Ok(())
+        } else {
+            Err(state_error(name, State::Active))
+        }
+    }
+
+    /// Purges a tenant if it is meant, which is asked while nobody else can change it. Whether it was.
+    async fn purge_if(
+        &self,
+        name: &str,
+        is_meant: impl Fn(&Record) -> bool,
+    ) -> Result<bool, TenantError> {
         let _lock = self.lock(&format!("purge {name}"))?;
         let mut record = self.get(name)?;
-        if record.state == State::Active {
-            return Err(state_error(name, record.state));
+        if !is_meant(&record) {
+            return Ok(false);
         }
         let resolver = self.resolver().await?;
         if !record.account.is_empty() && resolver.lookup(&record.account).await?.is_some() {
@@ -805,26 +842,30 @@ impl Tenants {
         let removed = self.home.root().join("removed");
         files::private_folder(&removed)?;
         let kept = removed.join(format!("{name}-{}.jsonl", crate::now()));
-        files::write_private(&kept, &files::read_private(&journal)?)?;
-        self.take_back(&mut record, &resolver).await
+        std::fs::copy(&journal, &kept).map_err(FileError::io("copy", &journal))?;
+        self.take_back(&mut record, &resolver).await?;
+        Ok(true)
     }
 
     /// Purges every tenant whose time of grace is over, and names them.
     ///
     /// # Errors
     ///
-    /// As [`Tenants::purge`], at the first that cannot be purged.
+    /// As [`Tenants::purge`], for the first that could not be purged; the others were.
     pub async fn sweep(&self) -> Result<Vec<String>, TenantError> {
-        let now = crate::now();
-        let mut purged = Vec::new();
-        for record in self.list()? {
-            let due = record.purge_after.is_some_and(|time| time <= now);
-            if record.state == State::Removing && due {
-                self.purge(&record.name).await?;
-                purged.push(record.name);
+        let is_due = |record: &Record| {
+            let over = record.purge_after.is_some_and(|time| time <= crate::now());
+            record.state == State::Removing && over
+        };
+        let (mut purged, mut failed) = (Vec::new(), None);
+        for record in self.scan()?.0.into_iter().filter(is_due) {
+            match self.purge_if(&record.name, is_due).await {
+                Ok(true) => purged.push(record.name),
+                Ok(false) => {}
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(purged)
+        failed.map_or(Ok(purged), Err)
     }
 
     /// A new user, for somebody outside of the platform.
@@ -869,13 +910,14 @@ impl Tenants {
             return Err(TenantError::UnknownUser { tenant, user });
         }
         for user in &ended {
-            record.revocations.insert(user.id.clone(), crate::now());
+            record.revocations.insert(user.id.clone(), ended_at(user));
             if user.platform {
                 files::remove(&self.creds_file(name, user.role)?)?;
             }
         }
-        self.push(&record, &self.resolver().await?).await?;
+        // The record first: with it the next push, whatever for, ends them too.
         self.write(&mut record)?;
+        self.push(&record, &self.resolver().await?).await?;
         for user in &ended {
             self.audit(&record, "user.revoke", &user.id, "ok").await?;
         }
@@ -895,7 +937,7 @@ impl Tenants {
         record.users = kept;
         for user in &old {
             files::remove(&self.creds_file(name, user.role)?)?;
-            record.revocations.insert(user.id.clone(), crate::now());
+            record.revocations.insert(user.id.clone(), ended_at(user));
         }
         self.platform_users(&mut record)?;
         self.write(&mut record)?;
@@ -914,6 +956,7 @@ impl Tenants {
         let _lock = self.lock(&format!("rotate {name}"))?;
         let mut record = self.active(name)?;
         let resolver = self.resolver().await?;
+        let resumed = record.signing_before.is_some();
         let before = match record.signing_before {
             Some(before) => before,
             None => {
@@ -936,9 +979,11 @@ impl Tenants {
         }
         self.platform_users(&mut record)?;
         record.signing_before = None;
-        // All that was revoked until now was signed by keys that count no more.
-        let live: BTreeSet<&str> = record.users.iter().map(|user| user.id.as_str()).collect();
-        record.revocations.retain(|id, _| live.contains(id.as_str()));
+        // All that was revoked until now was signed by keys that count no more. Not so where this goes on with what was
+        // interrupted: between the two somebody may have been given the new key's signature and been revoked.
+        if !resumed {
+            record.revocations.clear();
+        }
         self.push(&record, &resolver).await?;
         self.write(&mut record)?;
         keys.remove(&signing_key(name, before))?;
@@ -961,7 +1006,12 @@ impl Tenants {
             let stream = js.get_stream(name).await.map_err(|e| wrong(&record, &e))?;
             let state = &stream.cached_info().state;
             for seq in state.first_sequence.max(1)..=state.last_sequence {
-                let message = stream.get_raw_message(seq).await.map_err(|e| wrong(&record, &e))?;
+                let message = match stream.get_raw_message(seq).await {
+                    Ok(message) => message,
+                    // A newer one has taken its room meanwhile.
+                    Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => continue,
+                    Err(e) => return Err(wrong(&record, &e)),
+                };
                 // The platform's are signed: a consumer delivers to any subject, so an engineer of the tenant can
                 // have something put there.
                 let signature = message.headers.get(SIGNATURE).map(|value| value.as_str());
@@ -973,18 +1023,21 @@ impl Tenants {
                     continue;
                 }
                 // What an engineer of the tenant wrote need not be an entry.
-                entries.extend(serde_json::from_slice::<Entry>(&message.payload));
+                let entry = serde_json::from_slice::<Entry>(&message.payload);
+                entries
+                    .extend(entry.map(|entry| Entry { by_tenant: name != AUDIT_STREAM, ..entry }));
             }
         }
         entries.sort_by_key(|entry| entry.time);
         Ok(entries)
     }
 
-    /// Writes into a tenant's audit log, and into the journal in its folder: who did what to which pipeline or artifact.
+    /// Writes into the journal in a tenant's folder, and into the audit log in its account: who did what to which pipeline or
+    /// artifact. What the account does not take, for want of room or connections, is in the journal alone, with the reason.
     ///
     /// # Errors
     ///
-    /// When the tenant's account cannot be reached.
+    /// When the journal cannot be written.
     pub async fn audit(
         &self,
         record: &Record,
@@ -993,7 +1046,21 @@ impl Tenants {
         outcome: &str,
     ) -> Result<(), TenantError> {
         let entry = self.journal(record, what, subject, outcome)?;
-        let bytes = json(&entry)?;
+        // What was done is done, and stands in the journal: a tenant that has used up its limits cannot keep it from being done
+        // by having no room for the entry.
+        let kept = tokio::time::timeout(AUDIT_PATIENCE, self.keep(record, &entry)).await;
+        let error = match kept {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {AUDIT_PATIENCE:?}"),
+        };
+        self.journal(record, "audit.missed", what, &error)?;
+        Ok(())
+    }
+
+    /// Keeps an entry in the tenant's own account.
+    async fn keep(&self, record: &Record, entry: &Entry) -> Result<(), TenantError> {
+        let bytes = json(entry)?;
         let js = jetstream::new(self.admin(record).await?);
         let signature = self.home.operator_signing()?.sign(&signed_text(&record.lattice, &bytes));
         let signature = signature.map_err(|e| JwtError::Sign(e.to_string()))?;
@@ -1018,6 +1085,7 @@ impl Tenants {
             what: what.to_owned(),
             subject: subject.to_owned(),
             outcome: outcome.to_owned(),
+            by_tenant: false,
         };
         let path = self.folder(&record.name)?.join("journal.jsonl");
         let mut line = json(&entry)?;
@@ -1229,6 +1297,11 @@ impl Tenants {
 /// What is signed of an entry: with the lattice, so that it counts in no other.
 fn signed_text(lattice: &str, entry: &[u8]) -> Vec<u8> {
     [b"millrace-audit\n", lattice.as_bytes(), b"\n", entry].concat()
+}
+
+/// From when on a user does not count: now, or when it was issued by a clock that was ahead of this one.
+fn ended_at(user: &UserRecord) -> i64 {
+    crate::now().max(user.issued)
 }
 
 fn account_folder(name: &str) -> String {

@@ -526,3 +526,88 @@ async fn roles_do_their_work_and_no_more() {
     // The log itself is whole.
     assert_eq!(bed.tenants.audit_log("acme").await.unwrap().len(), 1);
 }
+
+/// A tenant that has used up its connections, or its disk, is suspended all the same: there is no room for the entry of its audit log,
+/// and the journal says so.
+#[tokio::test]
+async fn a_tenant_cannot_hold_up_its_suspension() {
+    let bed = Bed::new();
+    let few = Limits { connections: 16, ..Limits::default() };
+    let go = &mut |_| ControlFlow::Continue(());
+    bed.tenants.add("acme", &few, &BTreeMap::new(), go).await.unwrap();
+    let mut held = Vec::new();
+    let creds = bed.tenants.creds_file("acme", Role::Viewer).unwrap();
+    while let Ok(client) = connect(&bed.server.url(), &creds).await {
+        held.push(client);
+        assert!(held.len() <= 16);
+    }
+    bed.tenants.suspend("acme").await.unwrap();
+    for client in &held {
+        gone(client).await;
+    }
+    let journal = bed.tenants.folder("acme").unwrap().join("journal.jsonl");
+    let journal = fs::read_to_string(journal).unwrap();
+    assert!(journal.contains("tenant.suspend") && journal.contains("audit.missed"), "{journal}");
+}
+
+/// The key that signs was being exchanged, and that was interrupted. Who was given the new key's signature meanwhile, and revoked,
+/// stays revoked when it goes on.
+#[tokio::test]
+async fn who_was_revoked_amid_an_exchange_of_keys_stays_so() {
+    let bed = Bed::new();
+    bed.add("acme").await;
+    let file = bed.tenants.folder("acme").unwrap().join("tenant.json");
+    let begun = fs::read_to_string(&file).unwrap();
+    let begun = begun.replace(
+        "\"signing\": 1,\n  \"signing-before\": null",
+        "\"signing\": 2,\n  \"signing-before\": 1",
+    );
+    assert!(begun.contains("\"signing-before\": 1"), "{begun}");
+    fs::write(&file, begun).unwrap();
+    let kind = nkeys::KeyPairType::Account;
+    bed.home.keys().get_or_make("accounts/acme/signing-2.nk", kind).unwrap();
+    bed.tenants.resume("acme").await.unwrap();
+    let eve = bed.tenants.creds("acme", Role::Operator, "eve", None).await.unwrap().credentials;
+    let client = connect_text(&bed.server.url(), &eve).await.unwrap();
+    bed.tenants.revoke("acme", "eve").await.unwrap();
+    gone(&client).await;
+    bed.tenants.rotate_signing("acme").await.unwrap();
+    assert!(connect_text(&bed.server.url(), &eve).await.is_err());
+    bed.connect("acme", Role::Operator).await;
+}
+
+/// One record that nobody can read is no reason to leave the other tenants alone; and what is due to be deleted is asked again while
+/// nobody else can change it.
+#[tokio::test]
+async fn a_damaged_record_stops_nothing_else() {
+    let bed = Bed::new();
+    for name in ["acme", "beta", "gone"] {
+        bed.add(name).await;
+    }
+    fs::write(bed.tenants.folder("acme").unwrap().join("tenant.json"), "{").unwrap();
+    let (records, errors) = bed.tenants.scan().unwrap();
+    let names: Vec<&str> = records.iter().map(|record| record.name.as_str()).collect();
+    assert_eq!(names, ["beta", "gone"]);
+    assert!(errors.len() == 1 && errors[0].to_string().contains("is damaged"), "{errors:?}");
+    assert!(bed.tenants.list().is_err());
+    // A long journal is no reason either.
+    let journal = bed.tenants.folder("gone").unwrap().join("journal.jsonl");
+    fs::write(&journal, "x".repeat(5 << 20)).unwrap();
+    bed.tenants.remove("gone", Duration::ZERO).await.unwrap();
+    bed.tenants.remove("beta", Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(bed.tenants.sweep().await.unwrap(), ["gone"]);
+    assert_eq!(bed.tenants.get("beta").unwrap().state, State::Removing);
+}
+
+/// Who wrote an entry of the audit log is told, whatever the entry says.
+#[tokio::test]
+async fn what_a_tenant_writes_into_the_audit_log_is_its_own() {
+    let bed = Bed::new();
+    bed.add("acme").await;
+    let js = jetstream::new(bed.connect("acme", Role::Operator).await);
+    let entry = r#"{"time":1,"who":"root","what":"tenant.limits","subject":"acme","outcome":"ok","by_tenant":false}"#;
+    js.publish("millrace-audit.acme.user", entry.into()).await.unwrap().await.unwrap();
+    let log = bed.tenants.audit_log("acme").await.unwrap();
+    let by: Vec<(&str, bool)> = log.iter().map(|e| (e.what.as_str(), e.by_tenant)).collect();
+    assert_eq!(by, [("tenant.limits", true), ("tenant.add", false)]);
+}

@@ -466,6 +466,19 @@ impl<'a> Graph<'a> {
             || self.calls(step).is_some_and(|before| self.asks(before))
     }
 
+    /// Whether a sink holds messages of some step to what that was granted.
+    fn is_held(&self, sink: &str) -> bool {
+        let granted = |name: &str| {
+            let step = self.pipeline.steps.get(name);
+            let place = |grant: &String| matches!(grant.parse(), Ok(Grant::Write(_)));
+            step.is_some_and(|step| step.grants.iter().any(place))
+        };
+        self.pipeline.sinks.contains_key(sink)
+            && self.inputs(sink).iter().any(|input| {
+                lint_grant::writers(self.pipeline, input.node()).into_iter().any(granted)
+            })
+    }
+
     fn has_state(&self, step: &str) -> bool {
         self.pipeline.steps.get(step).is_some_and(|step| step.kind.has_state())
     }
@@ -517,6 +530,11 @@ impl<'a> Graph<'a> {
         }
         if self.pipeline.sinks.contains_key(to) && self.asks(from) {
             return Some(Reason::Outside);
+        }
+        // The sink has to tell what is the source's from what is of a step that is held to its grants: only what comes from
+        // edges is marked.
+        if self.is_source(from) && self.inputs(to).len() > 1 && self.is_held(to) {
+            return Some(Reason::FanIn);
         }
         // A source calls its stage and a stage its sink's provider, whatever
         // else does.

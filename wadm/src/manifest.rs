@@ -551,6 +551,23 @@ binding:
         let from: BTreeSet<String> =
             configs.map(|config| config.properties.as_ref().unwrap()["from"].clone()).collect();
         assert_eq!(from, ["celsius", "too-hot"].map(str::to_owned).into());
+
+        // What a source gives the same sink comes from an edge as well, or it would be held to the step's grants.
+        let source = granted("mqtt:publish:plant/#").replace(
+            "alerts: { from: too-hot }",
+            "alerts: { from: [{ name: too-hot, durable: true }, machine] }",
+        );
+        let source = example(&source, "d1");
+        assert_eq!(
+            out(&source, "to-alerts")["writers"],
+            r#"{"machine":{},"too-hot":{"too-hot":["mqtt:publish:plant/#"]}}"#
+        );
+        let mqtt = source.components().find(|c| c.name == "mqtt").unwrap();
+        let links = mqtt.traits.iter().flatten().filter_map(|part| match &part.properties {
+            wadm_types::TraitProperty::Link(link) => Some(link.target.name.as_str()),
+            _ => None,
+        });
+        assert_eq!(links.collect::<Vec<_>>(), ["from-machine"]);
     }
 
     /// What is deployed has the values of parameters in it: another value is another version, and a roll-back has the one

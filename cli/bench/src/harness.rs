@@ -327,15 +327,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_figure_is_there_and_positive() {
+    async fn every_figure_is_there() {
         let rows = measure(&Effort { rounds: 3, calls: 5 }).await.unwrap();
         let whats: Vec<&str> = rows.iter().map(|row| row.what.as_str()).collect();
         assert_eq!(rows.len(), 15, "{whats:?}");
         for row in &rows {
             let bare = row.bare.as_ref().unwrap();
-            for value in [row.value, bare.value, bare.ratio] {
-                assert!(value.is_finite() && value > 0.0, "{}: {value}", row.what);
-            }
+            // Above a bare call is a difference of two measured times: beside other tests it may come out below nothing.
+            assert!(bare.value.is_finite() && bare.value > 0.0, "{}: {}", row.what, bare.value);
+            assert!(row.value.is_finite() && bare.ratio.is_finite(), "{}: {}", row.what, row.value);
         }
         let with_aim: Vec<_> = rows.iter().filter(|row| row.aim.is_some()).collect();
         assert_eq!(with_aim.len(), 1);

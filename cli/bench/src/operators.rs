@@ -303,9 +303,9 @@ mod tests {
         assert!(rows.iter().any(|row| row.what.contains("json-schema")));
         for row in &rows {
             let bare = row.bare.as_ref().unwrap();
-            for value in [row.value, bare.value, bare.ratio] {
-                assert!(value.is_finite() && value > 0.0, "{}: {value}", row.what);
-            }
+            // Above a bare call is a difference of two measured times: beside other tests it may come out below nothing.
+            assert!(bare.value.is_finite() && bare.value > 0.0, "{}: {}", row.what, bare.value);
+            assert!(row.value.is_finite() && bare.ratio.is_finite(), "{}: {}", row.what, row.value);
         }
     }
 
