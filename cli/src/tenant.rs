@@ -604,9 +604,10 @@ fn differences(from: &Limits, to: &Limits) -> anyhow::Result<Vec<String>> {
 
 async fn apply(ui: Ui, tenants: &Tenants, folder: &Path, yes: bool) -> anyhow::Result<()> {
     let mut all = Vec::new();
+    let records = tenants.list()?;
     for one in declared(folder)? {
-        let found = tenants.list()?.into_iter().find(|record| record.name == one.tenant);
-        let changes = changes(&one, found.as_ref())?;
+        let found = records.iter().find(|record| record.name == one.tenant);
+        let changes = changes(&one, found)?;
         all.push((one, changes));
     }
     let wanted: Vec<&Change> = all.iter().flat_map(|(_, changes)| changes).collect();

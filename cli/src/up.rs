@@ -75,7 +75,7 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
     if args.tenants {
         return with_tenants(ui, args).await;
     }
-    let data = data_folder(args.data)?;
+    let data = data_folder(args.data.clone())?;
     // First: an address that cannot be had ends nothing that has begun.
     let metrics = match &args.metrics {
         Some(address) => Some(Server::bind(address, "--metrics").await?),
@@ -104,10 +104,7 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
         Some(_) => args.access.access(),
         None => Access::default(),
     };
-    let mut arguments = vec![
-        format!("--max-memory-mib={}", args.max_memory_mib),
-        format!("--max-call-seconds={}", args.max_call_seconds),
-    ];
+    let mut arguments = limits(&args);
     if let Some(creds) = &access.creds {
         arguments.push(format!("--creds={}", creds.display()));
     }
@@ -157,7 +154,7 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
 
 /// A platform of many lattices: NATS in operator mode over TLS, and a host for each active tenant.
 async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
-    let data = data_folder(args.data)?;
+    let data = data_folder(args.data.clone())?;
     let home = Home::create(&tenant::root(&data), tenant::passphrase().as_deref())?;
     let authority = Authority::create(&home.tls_folder())?;
     let names = ["127.0.0.1", "localhost"].map(str::to_owned);
@@ -190,10 +187,7 @@ async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
         nats_url: nats_url.clone(),
         tls_ca: tls_ca.clone(),
         dir: hosts::folder(&data),
-        arguments: vec![
-            format!("--max-memory-mib={}", args.max_memory_mib),
-            format!("--max-call-seconds={}", args.max_call_seconds),
-        ],
+        arguments: limits(&args),
     };
     if ui.json {
         ui.json(&serde_json::json!({
@@ -221,6 +215,14 @@ async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
     let _ = kept.await;
     nats.stop().await;
     failure.map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+/// The arguments of a host that bound its components.
+fn limits(args: &Args) -> Vec<String> {
+    vec![
+        format!("--max-memory-mib={}", args.max_memory_mib),
+        format!("--max-call-seconds={}", args.max_call_seconds),
+    ]
 }
 
 /// Serves metrics, where they are wanted, until there is an error.

@@ -132,20 +132,16 @@ pub fn permissions(role: Role, lattice: &str) -> Permissions {
                 allow(&mut p.publish, [format!("$KV.{}.>", bucket.trim_start_matches("KV_"))]);
             }
         }
-        Role::HostRpc => {
-            let calls = [format!("{l}.>"), format!("wasmbus.rpc.{l}.>")];
-            allow(&mut p.publish, calls.clone());
-            allow(&mut p.subscribe, calls);
-            // Providers have a user of their own, so that this one has nothing of JetStream.
-            allow(&mut p.publish, ["_INBOX.>"]);
-        }
-        Role::Provider => {
+        Role::HostRpc | Role::Provider => {
             let calls = [format!("{l}.>"), format!("wasmbus.rpc.{l}.>")];
             allow(&mut p.publish, calls.clone());
             allow(&mut p.subscribe, calls);
             allow(&mut p.publish, ["_INBOX.>"]);
-            provider(&mut p, l);
-            deny_streams(&mut p, lattice_buckets.iter().map(String::as_str));
+            // Providers have a user of their own, so that the host's has nothing of JetStream.
+            if role == Role::Provider {
+                provider(&mut p, l);
+                deny_streams(&mut p, lattice_buckets.iter().map(String::as_str));
+            }
         }
         Role::Wadm => {
             // It subscribes with a wildcard in the lattice's place, and a narrower rule refuses that.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FilePath;
 
 use millrace_grants::{Grant, Names, Place, Target};
-use millrace_settings::{Settings, from_flat, gpio, kafka, modbus, mqtt};
+use millrace_settings::{Settings, from_flat, gpio, kafka, modbus, mqtt, registry};
 
 use crate::component;
 use crate::finding::Issue;
@@ -158,7 +158,7 @@ pub(crate) fn of_sinks(pipeline: &Pipeline, binding: &Binding) -> Vec<Issue> {
     for (name, step) in &pipeline.steps {
         let sinks = sinks.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
         let path = Path::of(["steps", name, "grants"]);
-        for connector in ["mqtt", "kafka", "modbus", "gpio"] {
+        for connector in registry::CONNECTORS.iter().map(|connector| connector.name) {
             let granted: Vec<(usize, Place)> = places(&step.grants, connector).collect();
             let own: Vec<_> = sinks.iter().filter(|(_, other, _)| *other == connector).collect();
             for (index, place) in &granted {

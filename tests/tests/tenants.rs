@@ -129,11 +129,7 @@ impl Platform {
             .output()
             .await
             .expect("millrace is installed: `make build`");
-        Answer {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        output.into()
     }
 
     async fn streams(&self, tenant: &str) -> Vec<String> {
@@ -297,11 +293,7 @@ impl Up {
             .output()
             .await
             .unwrap();
-        Answer {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        output.into()
     }
 
     /// Runs `millrace tenant`, which has to do it.

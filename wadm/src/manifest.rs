@@ -474,14 +474,17 @@ binding:
         assert_ne!(version(TEXT, "d1"), version(&TEXT.replace("limit: 85", "limit: 86"), "d1"));
     }
 
-    /// The settings of the link from a stage to the conduit.
-    fn out(manifest: &Manifest, stage: &str) -> BTreeMap<String, String> {
-        let component = manifest.components().find(|c| c.name == stage).unwrap();
-        let links = component.traits.iter().flatten().filter_map(|part| match &part.properties {
+    fn links(component: &Component) -> impl Iterator<Item = &LinkProperty> {
+        component.traits.iter().flatten().filter_map(|part| match &part.properties {
             wadm_types::TraitProperty::Link(link) => Some(link),
             _ => None,
-        });
-        let configs: Vec<_> = links.flat_map(|link| &link.target.config).collect();
+        })
+    }
+
+    /// The settings of the link from a stage to the provider behind it.
+    fn out(manifest: &Manifest, stage: &str) -> BTreeMap<String, String> {
+        let component = manifest.components().find(|c| c.name == stage).unwrap();
+        let configs: Vec<_> = links(component).flat_map(|link| &link.target.config).collect();
         assert_eq!(configs.len(), 1);
         configs[0].properties.clone().unwrap().into_iter().collect()
     }
@@ -543,11 +546,8 @@ binding:
             r#"{"celsius":{},"too-hot":{"too-hot":["mqtt:publish:plant/#"]}}"#
         );
         let conduit = both.components().find(|c| c.name == CONDUIT).unwrap();
-        let links = conduit.traits.iter().flatten().filter_map(|part| match &part.properties {
-            wadm_types::TraitProperty::Link(link) if link.target.name == "to-alerts" => Some(link),
-            _ => None,
-        });
-        let configs = links.flat_map(|link| &link.source.as_ref().unwrap().config);
+        let links_to = links(conduit).filter(|link| link.target.name == "to-alerts");
+        let configs = links_to.flat_map(|link| &link.source.as_ref().unwrap().config);
         let from: BTreeSet<String> =
             configs.map(|config| config.properties.as_ref().unwrap()["from"].clone()).collect();
         assert_eq!(from, ["celsius", "too-hot"].map(str::to_owned).into());
@@ -563,11 +563,8 @@ binding:
             r#"{"machine":{},"too-hot":{"too-hot":["mqtt:publish:plant/#"]}}"#
         );
         let mqtt = source.components().find(|c| c.name == "mqtt").unwrap();
-        let links = mqtt.traits.iter().flatten().filter_map(|part| match &part.properties {
-            wadm_types::TraitProperty::Link(link) => Some(link.target.name.as_str()),
-            _ => None,
-        });
-        assert_eq!(links.collect::<Vec<_>>(), ["from-machine"]);
+        let targets = links(mqtt).map(|link| link.target.name.as_str());
+        assert_eq!(targets.collect::<Vec<_>>(), ["from-machine"]);
     }
 
     /// What is deployed has the values of parameters in it: another value is another version, and a roll-back has the one

@@ -69,21 +69,14 @@ impl NatsServer {
     ///
     /// No usable nats-server, port taken, files not writable, or it ended or did not answer within 30 s.
     pub async fn start(options: &NatsOptions) -> Result<Self, PlatformError> {
-        let executable = find::nats_server()?;
         let port = free_port(options.port)?;
-        let dir = &options.dir;
-        std::fs::create_dir_all(dir)
-            .map_err(PlatformError::io(format!("make {}", dir.display())))?;
-        let (config, log, pid_file) =
-            (dir.join("nats.conf"), dir.join("nats.log"), dir.join("nats.pid"));
-        std::fs::write(&config, configuration(port, dir, &pid_file, options.sync))
+        let dir = options.dir.clone();
+        make(&dir)?;
+        let (config, pid_file) = (dir.join("nats.conf"), dir.join("nats.pid"));
+        std::fs::write(&config, configuration(port, &dir, &pid_file, options.sync))
             .map_err(PlatformError::io(format!("write {}", config.display())))?;
-        let process = spawn(&executable, &config, &log)?;
         let access = Access::default();
-        let mut server =
-            Self { process, executable, config, log, pid_file, port, access, jetstream: true };
-        server.ready().await?;
-        Ok(server)
+        Self::run(Configured { port, dir, config, pid_file, access }, true).await
     }
 
     /// The same with a configuration that is there already.
@@ -92,23 +85,18 @@ impl NatsServer {
     ///
     /// As [`NatsServer::start`], and when it does not let these credentials in.
     pub async fn start_configured(options: &Configured) -> Result<Self, PlatformError> {
-        let executable = find::nats_server()?;
         let port = free_port(options.port)?;
-        let dir = &options.dir;
-        std::fs::create_dir_all(dir)
-            .map_err(PlatformError::io(format!("make {}", dir.display())))?;
+        make(&options.dir)?;
+        Self::run(Configured { port, ..options.clone() }, false).await
+    }
+
+    async fn run(options: Configured, jetstream: bool) -> Result<Self, PlatformError> {
+        let Configured { port, dir, config, pid_file, access } = options;
+        let executable = find::nats_server()?;
         let log = dir.join("nats.log");
-        let process = spawn(&executable, &options.config, &log)?;
-        let mut server = Self {
-            process,
-            executable,
-            config: options.config.clone(),
-            log,
-            pid_file: options.pid_file.clone(),
-            port,
-            access: options.access.clone(),
-            jetstream: false,
-        };
+        let process = spawn(&executable, &config, &log)?;
+        let mut server =
+            Self { process, executable, config, log, pid_file, port, access, jetstream };
         server.ready().await?;
         Ok(server)
     }
@@ -169,6 +157,10 @@ impl NatsServer {
         }
         Err(self.process.not_ready(READY))
     }
+}
+
+fn make(dir: &Path) -> Result<(), PlatformError> {
+    std::fs::create_dir_all(dir).map_err(PlatformError::io(format!("make {}", dir.display())))
 }
 
 fn spawn(executable: &Path, config: &Path, log: &Path) -> Result<Process, PlatformError> {

@@ -315,6 +315,10 @@ impl MemorySink {
             return Ok(());
         }
         sleep(Duration::from_millis(2)).await;
+        // What goes away amid a write is waited for as well: whether one of the outages begins just then is chance.
+        while fault == Fault::WaitsWhileAway && !up() {
+            sleep(Duration::from_millis(10)).await;
+        }
         if !up() && fault != Fault::WritesWithoutItsPeer {
             return Err(WriteError::Unreachable { target, reason: "lost".to_owned() });
         }
