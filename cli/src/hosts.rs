@@ -2,16 +2,20 @@
 //! ended by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context as _;
 use millrace_access::Access;
 use millrace_lattice_config::Role;
-use millrace_lattice_config::tenants::{State, Tenants};
+use millrace_lattice_config::class::{self, Class};
+use millrace_lattice_config::tenants::{Record, State, Tenants};
 use millrace_platform::{Host, HostOptions};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::class::Classes;
 use crate::ui::Ui;
 
 /// Between looks at the tenants' folder.
@@ -37,19 +41,40 @@ pub(crate) struct Plan {
     pub(crate) dir: PathBuf,
     /// Further arguments of each.
     pub(crate) arguments: Vec<String>,
+    /// Keep the machine from them.
+    pub(crate) confined: bool,
 }
 
 impl Plan {
-    fn options(&self, tenant: &str, creds: &BTreeMap<Role, PathBuf>) -> HostOptions {
+    /// The arguments of a tenant's host: its class's are in the place of those of all.
+    fn arguments(
+        &self,
+        tenants: &Tenants,
+        record: &Record,
+        of_class: &Class,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut all = over(&self.arguments, &of_class.limits());
+        all.extend(record.labels.iter().map(|(name, value)| format!("--label={name}={value}")));
+        // Whoever may deploy in a lattice could have it run a provider of his own.
+        all.push("--only-known".to_owned());
+        if self.confined {
+            all.push("--confine".to_owned());
+            all.push(format!("--allow-read={}", tenants.files_folder(&record.name)?.display()));
+            all.extend(of_class.devices.iter().map(|path| format!("--device={}", path.display())));
+        }
+        Ok(all)
+    }
+
+    fn options(&self, tenant: &str, wanted: &Wanted) -> HostOptions {
         let parts = [
             ("ctl", Role::HostControl),
             ("rpc", Role::HostRpc),
             ("provider", Role::Provider),
             ("wadm", Role::Wadm),
         ];
-        let mut arguments = self.arguments.clone();
+        let mut arguments = wanted.arguments.clone();
         for (part, role) in parts {
-            if let Some(file) = creds.get(&role) {
+            if let Some(file) = wanted.creds.get(&role) {
                 arguments.push(format!("--{part}-creds={}", file.display()));
             }
         }
@@ -57,7 +82,7 @@ impl Plan {
             nats_url: self.nats_url.clone(),
             lattice: tenant.to_owned(),
             access: Access {
-                creds: creds.get(&Role::Control).cloned(),
+                creds: wanted.creds.get(&Role::Control).cloned(),
                 tls_ca: Some(self.tls_ca.clone()),
             },
             dir: self.dir.join(tenant),
@@ -67,15 +92,29 @@ impl Plan {
     }
 }
 
-/// The files of credentials of each tenant's parts.
-type Wanted = BTreeMap<String, BTreeMap<Role, PathBuf>>;
+/// Arguments, with others in the place of those of the same name.
+fn over(all: &[String], own: &[String]) -> Vec<String> {
+    let name = |argument: &str| argument.split('=').next().map(str::to_owned);
+    let is_own = |argument: &String| own.iter().any(|own| name(own) == name(argument));
+    all.iter().filter(|argument| !is_own(argument)).chain(own).cloned().collect()
+}
+
+/// How a tenant's host is to run.
+#[derive(PartialEq, Eq)]
+struct Wanted {
+    /// The files of credentials of its parts.
+    creds: BTreeMap<Role, PathBuf>,
+    /// When the newest of them was written.
+    written: Option<SystemTime>,
+    arguments: Vec<String>,
+}
 
 /// A host that is looked after.
 struct Kept {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-    /// When the credentials were written that it was started with.
-    written: Option<SystemTime>,
+    /// As it was started.
+    wanted: Wanted,
 }
 
 /// Looks after the hosts until told to stop, and ends them then.
@@ -87,16 +126,17 @@ pub(crate) async fn keep(ui: Ui, tenants: Tenants, plan: Plan, mut stop: watch::
     let mut left_out = BTreeSet::new();
     while !*stop.borrow() {
         going.retain(|_, own| !own.task.is_finished());
-        match wanted(&tenants) {
+        match wanted(&tenants, &plan) {
             Ok((wanted, errors)) => {
                 // Once each: the folder is looked at twice a second.
-                for error in errors {
-                    if left_out.insert(error.clone()) {
-                        ui.warn(format!("a tenant is left out: {error}"));
-                    }
+                for error in errors.difference(&left_out) {
+                    ui.warn(format!("a tenant is left out: {error}"));
                 }
+                left_out = errors;
                 let is_other = |name: &str, own: &Kept| {
-                    wanted.get(name).is_none_or(|creds| written(creds) != own.written)
+                    wanted
+                        .get(name)
+                        .is_none_or(|new| new.as_ref().is_some_and(|new| *new != own.wanted))
                 };
                 let old: Vec<String> = kept
                     .iter()
@@ -108,9 +148,9 @@ pub(crate) async fn keep(ui: Ui, tenants: Tenants, plan: Plan, mut stop: watch::
                     let _ = own.stop.send(true);
                     going.insert(name, own);
                 }
-                for (name, creds) in wanted {
-                    if !going.contains_key(&name) {
-                        kept.entry(name).or_insert_with_key(|name| start(ui, name, &plan, &creds));
+                for (name, new) in wanted {
+                    if let Some(new) = new.filter(|_| !going.contains_key(&name)) {
+                        kept.entry(name).or_insert_with_key(|name| start(ui, name, &plan, new));
                     }
                 }
             }
@@ -138,23 +178,60 @@ pub(crate) async fn keep(ui: Ui, tenants: Tenants, plan: Plan, mut stop: watch::
     }
 }
 
-/// The active tenants, each with the files of credentials of its parts; and why others cannot be read.
-fn wanted(tenants: &Tenants) -> anyhow::Result<(Wanted, Vec<String>)> {
+/// The active tenants, each with how its host is to run, or without where that is not known: then one that runs goes on. And
+/// why it is not known, and why others cannot be read.
+type Active = (BTreeMap<String, Option<Wanted>>, BTreeSet<String>);
+
+fn wanted(tenants: &Tenants, plan: &Plan) -> anyhow::Result<Active> {
     let mut all = BTreeMap::new();
     let (records, errors) = tenants.scan()?;
-    for record in records {
-        if record.state == State::Active {
-            let mut creds = BTreeMap::new();
-            for role in Role::ALL {
-                let file = tenants.creds_file(&record.name, role)?;
-                if file.is_file() {
-                    creds.insert(role, file);
-                }
-            }
-            all.insert(record.name, creds);
+    let mut errors: BTreeSet<String> = errors.iter().map(ToString::to_string).collect();
+    let classes = Classes::of(tenants.home().root());
+    for record in records.into_iter().filter(|record| record.state == State::Active) {
+        let found = match (record.labels.get(class::LABEL), &classes) {
+            (None, _) => Ok(Class::default()),
+            (Some(name), Ok(classes)) => classes.find(name).cloned(),
+            (Some(_), Err(error)) => Err(anyhow::anyhow!("{error:#}")),
+        };
+        let one = found.and_then(|of_class| one(tenants, plan, &record, &of_class));
+        if let Err(error) = &one {
+            errors.insert(format!("{}: {error:#}", record.name));
+        }
+        all.insert(record.name, one.ok());
+    }
+    Ok((all, errors))
+}
+
+fn one(
+    tenants: &Tenants,
+    plan: &Plan,
+    record: &Record,
+    of_class: &Class,
+) -> anyhow::Result<Wanted> {
+    let mut creds = BTreeMap::new();
+    for role in Role::ALL {
+        let file = tenants.creds_file(&record.name, role)?;
+        if file.is_file() {
+            creds.insert(role, file);
         }
     }
-    Ok((all, errors.iter().map(ToString::to_string).collect()))
+    // One that was added by an older release has none.
+    let files = tenants.files_folder(&record.name)?;
+    if !files.is_dir() {
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&files);
+        made.with_context(|| format!("could not make {}", files.display()))?;
+    }
+    let arguments = plan.arguments(tenants, record, of_class)?;
+    Ok(Wanted { written: written(&creds), creds, arguments })
+}
+
+/// How the host of a tenant is to run, without looking after it.
+pub(crate) fn options(
+    tenants: &Tenants,
+    plan: &Plan,
+    record: &Record,
+) -> anyhow::Result<HostOptions> {
+    Ok(plan.options(&record.name, &one(tenants, plan, record, &Class::default())?))
 }
 
 /// When the newest of the files was written.
@@ -163,11 +240,11 @@ fn written(creds: &BTreeMap<Role, PathBuf>) -> Option<SystemTime> {
     creds.values().filter_map(at).max()
 }
 
-fn start(ui: Ui, name: &str, plan: &Plan, creds: &BTreeMap<Role, PathBuf>) -> Kept {
+fn start(ui: Ui, name: &str, plan: &Plan, wanted: Wanted) -> Kept {
     let (stop, stopped) = watch::channel(false);
-    let options = plan.options(name, creds);
+    let options = plan.options(name, &wanted);
     let task = tokio::spawn(run(ui, name.to_owned(), options, stopped));
-    Kept { stop, task, written: written(creds) }
+    Kept { stop, task, wanted }
 }
 
 /// Waits until it is told to stop, or nobody is there any more who could tell.
@@ -216,4 +293,17 @@ async fn run(ui: Ui, name: String, options: HostOptions, mut stop: watch::Receiv
 /// Where the hosts have their folders.
 pub(crate) fn folder(data: &Path) -> PathBuf {
     data.join("hosts")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_of_a_class_take_the_place_of_those_of_all() {
+        let all = ["--max-memory-mib=256", "--max-call-seconds=10"].map(str::to_owned);
+        let small = Class { max_memory_mib: Some(64), ..Class::default() };
+        assert_eq!(over(&all, &small.limits()), ["--max-call-seconds=10", "--max-memory-mib=64"]);
+        assert_eq!(over(&all, &Class::default().limits()), all);
+    }
 }

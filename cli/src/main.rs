@@ -1,11 +1,15 @@
 //! The command line of Millrace. Thin: each command is a few calls into the crates that do the work.
 
+mod audit;
 mod chaos;
+mod class;
 mod completion;
 mod dead;
 mod demo;
 mod doctor;
 mod hosts;
+mod installation;
+mod join;
 mod kv;
 mod lattice;
 mod metrics;
@@ -68,6 +72,9 @@ enum Command {
     /// Customers of a platform, each with an account, a lattice and limits of its own.
     #[command(subcommand)]
     Tenant(tenant::Command),
+    /// Make this machine a host of a tenant's lattice, with a token.
+    #[command(subcommand)]
+    Host(join::Command),
     /// Dead letters: look at them, replay them into a mended step, delete them.
     #[command(subcommand)]
     Dead(dead::Command),
@@ -162,6 +169,7 @@ fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Step(command) => step::run(ui, command),
         Command::Provider(command) => runtime.block_on(provider::run(ui, command)).map(done),
         Command::Tenant(command) => runtime.block_on(tenant::run(ui, command)).map(done),
+        Command::Host(command) => runtime.block_on(join::run(ui, command)).map(done),
         Command::Dead(command) => runtime.block_on(dead::run(ui, command)),
         Command::Kv(command) => runtime.block_on(kv::run(ui, command)).map(done),
         Command::Metrics(args) => runtime.block_on(metrics::run(ui, args)).map(done),

@@ -9,9 +9,9 @@ use nkeys::KeyPair;
 use provider_archive::ProviderArchive;
 use sha2::{Digest as _, Sha256};
 
-use crate::lattice;
 use crate::pipeline::{build, show};
 use crate::ui::{Ui, human_size};
+use crate::{audit, lattice};
 
 /// Work with providers: what talks to brokers and machines, for all pipelines of a lattice.
 #[derive(Debug, clap::Subcommand)]
@@ -36,11 +36,14 @@ pub(crate) enum Command {
     },
     /// Print the wadm manifest of a provider of this installation.
     #[command(
-        after_help = "Example:\n  millrace provider manifest mqtt > mqtt.yaml && wash app deploy mqtt.yaml"
+        after_help = "Examples:\n  millrace provider manifest mqtt > mqtt.yaml && wash app deploy mqtt.yaml\n  millrace provider manifest mqtt --installed          for hosts on other machines, or of tenants"
     )]
     Manifest {
         /// The provider.
         provider: String,
+        /// Name it as every Millrace host of this release has it, and not as a file of this machine.
+        #[arg(long)]
+        installed: bool,
     },
     /// Take a provider off a lattice. It must not be in use.
     #[command(after_help = "Example:\n  millrace provider undeploy kafka")]
@@ -88,16 +91,22 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
         Command::Deploy { providers, lattice } => {
             let manifests =
                 providers.iter().map(|p| build::provider(p)).collect::<anyhow::Result<Vec<_>>>()?;
-            let applications = Applications::new(lattice.connect().await?, lattice.name());
+            let nats = lattice.connect().await?;
+            let applications = Applications::new(nats.clone(), lattice.name());
             let mut versions = serde_json::Map::new();
             for (provider, manifest) in providers.iter().zip(&manifests) {
                 deploy(ui, &applications, manifest).await?;
+                let subject = format!("{provider} {}", manifest.version());
+                audit::note(ui, &lattice, &nats, "provider.deploy", &subject).await;
                 versions.insert(provider.clone(), manifest.version().into());
             }
             if ui.json { ui.json(&versions) } else { Ok(()) }
         }
-        Command::Manifest { provider } => {
-            let manifest = build::provider(&provider)?;
+        Command::Manifest { provider, installed } => {
+            let manifest = match installed {
+                true => build::provider(&provider)?,
+                false => build::provider_file(&provider)?,
+            };
             if ui.json {
                 return ui.json(&manifest);
             }
@@ -105,8 +114,10 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Undeploy { provider, lattice, timeout } => {
-            let applications = Applications::new(lattice.connect().await?, lattice.name());
+            let nats = lattice.connect().await?;
+            let applications = Applications::new(nats.clone(), lattice.name());
             applications.undeploy_provider(&provider, timeout).await?;
+            audit::note(ui, &lattice, &nats, "provider.undeploy", &provider).await;
             if ui.json {
                 return ui.json(&serde_json::json!({ "provider": provider }));
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use millrace_lattice_config::resolver::{Address, Usage};
-use millrace_lattice_config::tenants::{Limits, Record, State, Tenants};
+use millrace_lattice_config::tenants::{Limits, Pushed, Record, State, Tenants};
 use millrace_lattice_config::{Home, Role, names};
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +55,7 @@ pub(crate) struct LimitOptions {
     /// Leaf nodes at once.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     leaf_nodes: Option<i64>,
-    /// Subscriptions.
+    /// Subscriptions of one connection.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     subscriptions: Option<i64>,
     /// Bytes of one message.
@@ -70,7 +70,7 @@ pub(crate) struct LimitOptions {
     /// Streams.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     streams: Option<i64>,
-    /// Consumers of streams.
+    /// Consumers of one stream.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     consumers: Option<i64>,
 }
@@ -213,6 +213,17 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Push accounts that the servers have otherwise than the records say, as after a restore. `millrace up --tenants` does so
+    /// when it starts.
+    #[command(
+        after_help = "Examples:\n  millrace tenant push\n  millrace tenant push acme\n\nWhat the servers have that is newer stays: who was revoked or suspended since the backup."
+    )]
+    Push {
+        /// The tenant [default: all]
+        name: Option<String>,
+        #[command(flatten)]
+        options: Options,
+    },
     /// Make tenants as they are declared in a folder, one YAML file each. Shows the difference first.
     #[command(
         after_help = "Examples:\n  millrace tenant apply tenants/             what would change\n  millrace tenant apply tenants/ --yes       and do it\n\n\
@@ -228,6 +239,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Further hosts of a tenant, on other machines.
+    #[command(subcommand)]
+    Host(crate::join::OfTenant),
     /// Print a tenant's audit log: who did what, oldest first.
     #[command(after_help = "Example:\n  millrace --json tenant audit acme > acme-audit.json")]
     Audit {
@@ -238,7 +252,7 @@ pub(crate) enum Command {
     },
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(format!("`{text}` is not NAME=VALUE, as in site=hall-3")),
@@ -263,7 +277,7 @@ pub(crate) fn who() -> String {
 }
 
 impl Options {
-    fn open(&self) -> anyhow::Result<Tenants> {
+    pub(crate) fn open(&self) -> anyhow::Result<Tenants> {
         let data = crate::up::data_folder(self.data.clone())?;
         let root = root(&data);
         anyhow::ensure!(
@@ -272,9 +286,23 @@ impl Options {
             data.display()
         );
         let home = Home::open(&root, passphrase().as_deref())?;
-        let own = home.tls_folder().join("ca.pem");
-        let authority = self.tls_ca.clone().or_else(|| own.is_file().then_some(own));
+        let authority = self.authority_of(&home);
         Ok(Tenants::new(home, Address { url: self.nats_url.clone(), authority }, &who()))
+    }
+
+    fn authority_of(&self, home: &Home) -> Option<PathBuf> {
+        let own = home.tls_folder().join("ca.pem");
+        self.tls_ca.clone().or_else(|| own.is_file().then_some(own))
+    }
+
+    /// The authority of the server's certificate.
+    pub(crate) fn authority(&self, tenants: &Tenants) -> Option<PathBuf> {
+        self.authority_of(tenants.home())
+    }
+
+    /// The platform's NATS server.
+    pub(crate) fn nats_url(&self) -> &str {
+        &self.nats_url
     }
 }
 
@@ -306,11 +334,13 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Show { name, options } => {
-            let shown = options.open()?.show(&name).await?;
+            let tenants = options.open()?;
+            let shown = tenants.show(&name).await?;
             if ui.json {
                 return ui.json(&shown);
             }
             line(ui, &shown.record);
+            ui.line(format!("  files          {}", tenants.files_folder(&name)?.display()));
             for (what, limit, used) in table(&shown.record.limits, &shown.usage) {
                 ui.line(format!("  {what:<14} {used:>12} of {limit}"));
             }
@@ -410,6 +440,31 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             for user in &rotated.ended {
                 ui.line(format!("  {} {} needs new credentials", user.id, user.label));
             }
+            Ok(())
+        }
+        Command::Host(command) => crate::join::of_tenant(ui, command).await,
+        Command::Push { name, options } => {
+            let tenants = options.open()?;
+            let pushed = match name {
+                None => tenants.push_all().await?,
+                Some(name) => {
+                    let pushed = tenants.push_one(&name).await?;
+                    Pushed {
+                        tenants: pushed.then_some(name).into_iter().collect(),
+                        failed: Vec::new(),
+                    }
+                }
+            };
+            if ui.json {
+                ui.json(&serde_json::json!({ "pushed": pushed.tenants }))?;
+            } else if pushed.tenants.is_empty() {
+                ui.line("the servers have what the records say");
+            } else {
+                pushed.tenants.iter().for_each(|name| ui.line(format!("{name} is pushed")));
+            }
+            pushed.failed.iter().for_each(|(name, error)| ui.warn(format!("{name}: {error}")));
+            let failed = pushed.failed.len();
+            anyhow::ensure!(failed == 0, "{failed} accounts could not be pushed");
             Ok(())
         }
         Command::Apply { folder, yes, options } => apply(ui, &options.open()?, &folder, yes).await,
@@ -520,6 +575,7 @@ struct Declared {
 enum Change {
     Add { tenant: String },
     Limits { tenant: String, what: Vec<String> },
+    Labels { tenant: String, what: Vec<String> },
     Suspend { tenant: String },
     Resume { tenant: String },
 }
@@ -567,11 +623,10 @@ fn changes(declared: &Declared, found: Option<&Record>) -> anyhow::Result<Vec<Ch
             all.push(Change::Add { tenant: tenant.clone() })
         }
         Some(record) => {
-            anyhow::ensure!(
-                record.labels == declared.labels,
-                "tenant {tenant} has the labels {:?}, and labels stay as they were added",
-                record.labels
-            );
+            let what = relabelled(&record.labels, &declared.labels);
+            if !what.is_empty() {
+                all.push(Change::Labels { tenant: tenant.clone(), what });
+            }
             let what = differences(&record.limits, &declared.limits)?;
             // Limits are those of an active tenant.
             if !what.is_empty() || (state != Some(State::Active) && !declared.suspended) {
@@ -584,11 +639,25 @@ fn changes(declared: &Declared, found: Option<&Record>) -> anyhow::Result<Vec<Ch
             }
         }
     }
-    let active = !all.is_empty() || state == Some(State::Active);
+    // Labels alone change in any state.
+    let woken = all.iter().any(|change| !matches!(change, Change::Labels { .. }));
+    let active = woken || state == Some(State::Active);
     if declared.suspended && active {
         all.push(Change::Suspend { tenant });
     }
     Ok(all)
+}
+
+/// The labels that are others, in words.
+fn relabelled(from: &BTreeMap<String, String>, to: &BTreeMap<String, String>) -> Vec<String> {
+    let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
+    let change = |name: &String| match (from.get(name), to.get(name)) {
+        (Some(old), Some(new)) if old != new => Some(format!("{name}: {old} -> {new}")),
+        (Some(old), None) => Some(format!("{name}: {old} -> none")),
+        (None, Some(new)) => Some(format!("{name}: none -> {new}")),
+        _ => None,
+    };
+    names.into_iter().filter_map(change).collect()
 }
 
 /// The limits that are others, in words.
@@ -620,6 +689,9 @@ async fn apply(ui: Ui, tenants: &Tenants, folder: &Path, yes: bool) -> anyhow::R
                 Change::Limits { tenant, what } => {
                     ui.line(format!("{} {tenant}: {}", ui.yellow("~ limits"), what.join(", ")));
                 }
+                Change::Labels { tenant, what } => {
+                    ui.line(format!("{} {tenant}: {}", ui.yellow("~ labels"), what.join(", ")));
+                }
                 Change::Suspend { tenant } => ui.line(format!("{} {tenant}", ui.red("- suspend"))),
                 Change::Resume { tenant } => ui.line(format!("{} {tenant}", ui.green("+ resume"))),
             }
@@ -641,6 +713,9 @@ async fn apply(ui: Ui, tenants: &Tenants, folder: &Path, yes: bool) -> anyhow::R
                 }
                 Change::Limits { tenant, .. } => {
                     tenants.limits(tenant, &one.limits, false).await?;
+                }
+                Change::Labels { tenant, .. } => {
+                    tenants.labels(tenant, &one.labels).await?;
                 }
                 Change::Suspend { tenant } => {
                     tenants.suspend(tenant).await?;
@@ -678,6 +753,17 @@ mod tests {
             let error = format!("{:#}", declared(folder.path()).unwrap_err());
             assert!(error.contains("b.yaml"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn labels_that_are_others_are_shown() {
+        let labels = |text: &[(&str, &str)]| {
+            text.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect::<BTreeMap<_, _>>()
+        };
+        let from = labels(&[("class", "edge"), ("old", "x"), ("site", "a")]);
+        let to = labels(&[("class", "edge"), ("new", "y"), ("site", "b")]);
+        assert_eq!(relabelled(&from, &to), ["new: none -> y", "old: x -> none", "site: a -> b"]);
+        assert!(relabelled(&to, &to).is_empty());
     }
 
     #[test]

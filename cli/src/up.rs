@@ -4,18 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use millrace_access::Access;
-use millrace_lattice_config::Home;
-use millrace_lattice_config::ca::Authority;
-use millrace_lattice_config::resolver::Address;
-use millrace_lattice_config::server::ServerOptions;
-use millrace_lattice_config::tenants::Tenants;
-use millrace_platform::{Configured, Host, HostOptions, NatsOptions, NatsServer, Sync};
+use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer, Sync};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::hosts;
+use crate::installation::Installation;
 use crate::lattice::AccessOptions;
 use crate::metrics::{self, Server};
 use crate::ui::Ui;
-use crate::{hosts, tenant};
 
 /// Options of `up`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +21,7 @@ Examples:
   millrace up --nats-port 4333 --lattice hall-3
   millrace up --nats-url nats://10.0.0.5:4222    a host on a NATS server that is there already
   millrace up --tenants                a platform of many customers: see `millrace tenant`
+  millrace up --tenants --name plant.example    the same, and hosts on other machines can join it
   millrace up --metrics                metrics at http://127.0.0.1:9464/metrics
 
 Ctrl-C ends what was started. Pipelines and data stay in the data folder and go on at the next start.")]
@@ -42,6 +39,14 @@ pub(crate) struct Args {
     /// suspended and removed while it runs, by `millrace tenant`.
     #[arg(long, conflicts_with_all = ["nats_url", "metrics"])]
     tenants: bool,
+    /// A name or address by which other machines reach this one, so that they can join; may be given several times. The NATS
+    /// server then listens on all addresses of this machine.
+    #[arg(long = "name", value_name = "HOST", requires = "tenants")]
+    names: Vec<String>,
+    /// Do not keep the machine from tenants' hosts and their providers: for a kernel without Landlock. Then everybody who may
+    /// deploy in a lattice has to be trusted with this machine.
+    #[arg(long, requires = "tenants")]
+    unconfined: bool,
     /// Of a server that is there already: what to show to it, and whom to trust.
     #[command(flatten)]
     access: AccessOptions,
@@ -71,6 +76,15 @@ enum SyncChoice {
     Interval,
 }
 
+impl From<SyncChoice> for Sync {
+    fn from(choice: SyncChoice) -> Self {
+        match choice {
+            SyncChoice::Always => Self::Always,
+            SyncChoice::Interval => Self::Interval,
+        }
+    }
+}
+
 pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
     if args.tenants {
         return with_tenants(ui, args).await;
@@ -86,11 +100,8 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
         Some(_) => None,
         None => {
             ui.step(format!("starting nats-server on port {}", args.nats_port));
-            let sync = match args.sync {
-                SyncChoice::Always => Sync::Always,
-                SyncChoice::Interval => Sync::Interval,
-            };
-            let options = NatsOptions { port: args.nats_port, dir: data.join("nats"), sync };
+            let (port, dir, sync) = (args.nats_port, data.join("nats"), args.sync.into());
+            let options = NatsOptions { port, dir, sync };
             Some(NatsServer::start(&options).await?)
         }
     };
@@ -154,40 +165,37 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
 
 /// A platform of many lattices: NATS in operator mode over TLS, and a host for each active tenant.
 async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
-    let data = data_folder(args.data.clone())?;
-    let home = Home::create(&tenant::root(&data), tenant::passphrase().as_deref())?;
-    let authority = Authority::create(&home.tls_folder())?;
-    let names = ["127.0.0.1", "localhost"].map(str::to_owned);
-    let dir = home.root().join("nats");
-    std::fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
-    let (config, pid_file) = (dir.join("nats.conf"), dir.join("nats.pid"));
-    let mut options = ServerOptions::new(&home, &format!("127.0.0.1:{}", args.nats_port));
-    options.name = Some(format!("millrace-{}", args.nats_port));
-    options.pid_file = Some(pid_file.clone());
-    options.tls = Some(authority.server("nats", &names)?);
-    if matches!(args.sync, SyncChoice::Always) {
-        "always".clone_into(&mut options.sync_interval);
+    // First: otherwise each host would say so.
+    if !args.unconfined {
+        millrace_confine::possible().context(
+            "tenants' hosts cannot be kept from this platform's keys; --unconfined goes without, for tenants who are trusted",
+        )?;
     }
-    options.write(&home, &config)?;
-    ui.step(format!("starting nats-server on port {}", args.nats_port));
-    let tls_ca = authority.file();
-    let mut nats = NatsServer::start_configured(&Configured {
-        port: args.nats_port,
-        dir,
-        config,
-        pid_file,
-        access: Access { creds: Some(home.system_creds()), tls_ca: Some(tls_ca.clone()) },
-    })
-    .await?;
-    let nats_url = nats.url();
-    let address = Address { url: nats_url.clone(), authority: Some(tls_ca.clone()) };
-    let tenants = Tenants::new(home, address, &tenant::who());
+    let data = data_folder(args.data.clone())?;
+    let Installation { mut nats, nats_url, tls_ca, tenants } =
+        Installation::start(ui, &data, args.nats_port, args.sync.into(), &args.names).await?;
     let count = tenants.scan()?.0.len();
+    // After a restore the server knows other accounts than the records, or none.
+    match tenants.push_all().await {
+        Ok(pushed) => {
+            for name in pushed.tenants {
+                ui.step(format!("the account of {name} is pushed"));
+            }
+            for (name, error) in pushed.failed {
+                ui.warn(format!("the account of {name} is not pushed: {error}"));
+            }
+        }
+        Err(error) => ui.warn(format!("accounts are not pushed: {error}")),
+    }
+    if args.unconfined {
+        ui.warn("tenants' hosts are not confined: who deploys in a lattice can read this platform's keys");
+    }
     let plan = hosts::Plan {
         nats_url: nats_url.clone(),
         tls_ca: tls_ca.clone(),
         dir: hosts::folder(&data),
         arguments: limits(&args),
+        confined: !args.unconfined,
     };
     if ui.json {
         ui.json(&serde_json::json!({

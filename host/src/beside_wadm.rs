@@ -3,16 +3,17 @@
 
 use std::time::Duration;
 
-use millrace_access::Access;
 use millrace_wadm::{keeper, watcher};
+
+use crate::credentials::Part;
 
 /// Between two tries to connect.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Looks after the lattice for as long as it is polled.
-pub(crate) async fn watch(access: Access, nats_url: String, lattice: String) {
+pub(crate) async fn watch(part: Part, nats_url: String, lattice: String) {
     loop {
-        match access.connect("millrace-host beside wadm", &nats_url).await {
+        match part.connect("millrace-host beside wadm", &nats_url).await {
             Ok(nats) => {
                 tokio::join!(watcher::watch(nats.clone(), &lattice), keeper::keep(nats, &lattice));
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use millrace_access::{Access, AccessError};
+use millrace_access::{Access, AccessError, Credentials};
 
 /// Credentials of this process. Each part of it can have a user of its own, who may do no more than that part does.
 #[derive(Debug, Clone, clap::Args)]
@@ -33,28 +33,76 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// For the host's control connection.
-    pub(crate) fn ctl(&self) -> Access {
-        self.access(self.ctl_creds.as_ref())
+    /// Reads all of them: confined, neither this process nor its providers can.
+    pub(crate) fn read(&self) -> Result<Parts, AccessError> {
+        let provider = self.provider_creds.as_ref().or(self.rpc_creds.as_ref());
+        Ok(Parts {
+            ctl: self.part(self.ctl_creds.as_ref())?,
+            rpc: self.part(self.rpc_creds.as_ref())?,
+            provider: self.part(provider)?,
+            wadm: self.part(self.wadm_creds.as_ref())?,
+        })
     }
 
-    /// For the host's calls.
-    pub(crate) fn rpc(&self) -> Access {
-        self.access(self.rpc_creds.as_ref())
+    /// The authority's certificates, which are no secret.
+    pub(crate) const fn tls_ca(&self) -> Option<&PathBuf> {
+        self.tls_ca.as_ref()
     }
 
-    /// For providers.
-    pub(crate) fn provider(&self) -> Access {
-        self.access(self.provider_creds.as_ref().or(self.rpc_creds.as_ref()))
+    fn part(&self, own: Option<&PathBuf>) -> Result<Part, AccessError> {
+        let creds = own.or(self.creds.as_ref()).cloned();
+        let access = Access { creds, tls_ca: self.tls_ca.clone() };
+        Ok(Part { credentials: access.credentials()?, access })
+    }
+}
+
+/// What the parts of this process show and trust.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    /// The host's control connection.
+    pub(crate) ctl: Part,
+    /// The host's calls.
+    pub(crate) rpc: Part,
+    /// Providers.
+    pub(crate) provider: Part,
+    /// wadm.
+    pub(crate) wadm: Part,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    access: Access,
+    credentials: Option<Credentials>,
+}
+
+/// A JWT and its key, as the host takes them.
+pub(crate) type Shown = (Option<String>, Option<std::sync::Arc<nkeys::KeyPair>>);
+
+impl Part {
+    /// What it shows.
+    pub(crate) fn shown(&self) -> Shown {
+        let credentials = self.credentials.as_ref();
+        (credentials.map(|c| c.jwt().to_owned()), credentials.map(Credentials::key))
     }
 
-    /// For wadm.
-    pub(crate) fn wadm(&self) -> Access {
-        self.access(self.wadm_creds.as_ref())
+    /// The authority that it trusts.
+    pub(crate) const fn tls_ca(&self) -> Option<&PathBuf> {
+        self.access.tls_ca.as_ref()
     }
 
-    fn access(&self, own: Option<&PathBuf>) -> Access {
-        Access { creds: own.or(self.creds.as_ref()).cloned(), tls_ca: self.tls_ca.clone() }
+    /// The address as the libraries below take it.
+    pub(crate) fn url(&self, url: &str) -> String {
+        self.access.url(url)
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(
+        &self,
+        name: &str,
+        url: &str,
+    ) -> Result<async_nats::Client, AccessError> {
+        self.access.connect_as(self.credentials.as_ref(), name, url).await
     }
 }
 
@@ -77,7 +125,8 @@ pub(crate) fn trust(options: &Options) -> anyhow::Result<Option<PathBuf>> {
     if std::env::var_os(TRUST).is_some_and(|now| Path::new(&now) == file) {
         return Ok(None);
     }
-    let Some(mut text) = options.ctl().certificates()? else { return Ok(None) };
+    let access = Access { creds: None, tls_ca: options.tls_ca.clone() };
+    let Some(mut text) = access.certificates()? else { return Ok(None) };
     // Where some cannot be read, the others still count.
     for certificate in rustls_native_certs::load_native_certs().certs {
         text.push_str("\n-----BEGIN CERTIFICATE-----\n");
@@ -105,13 +154,4 @@ pub(crate) fn trust(options: &Options) -> anyhow::Result<Option<PathBuf>> {
 /// Removes the file of [`trust`].
 pub(crate) fn forget() {
     let _ = std::fs::remove_file(trust_file());
-}
-
-/// A JWT and its key, as the host takes them.
-pub(crate) type Shown = (Option<String>, Option<std::sync::Arc<nkeys::KeyPair>>);
-
-/// What a connection shows.
-pub(crate) fn shown(access: &Access) -> Result<Shown, AccessError> {
-    let credentials = access.credentials()?;
-    Ok((credentials.as_ref().map(|c| c.jwt().to_owned()), credentials.as_ref().map(|c| c.key())))
 }

@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use millrace_kit::orphan::Parent;
+use nkeys::KeyPair;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use wadm::config::WadmConfig;
 use wasmcloud_host::{WasmbusHost, WasmbusHostConfig};
 
-use crate::credentials::shown;
-use crate::{Args, beside_wadm, identity, nats};
+use crate::credentials::{Part, Parts};
+use crate::{Args, artifacts, beside_wadm, nats};
 
 /// Threads of the host beyond one a core. Components that run for long have as many as there are cores
 /// (patches/README.md): these are for all others, and for the host itself.
@@ -26,27 +28,31 @@ const PROVIDER_DRAIN: Duration = Duration::from_secs(10);
 const WADM_RESTART: Duration = Duration::from_secs(2);
 
 /// Runs until SIGINT or SIGTERM.
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args, key: Option<Arc<KeyPair>>, parts: &Parts) -> anyhow::Result<()> {
     // Noted first: a parent that went before would not be noticed.
     let parent = args.follow_parent.then(Parent::now);
     if !args.no_host {
         args.limits.check_enforced()?;
     }
     let control = runtime("wadm", 2)?;
-    control.block_on(check(args))?;
+    control.block_on(check(args, parts))?;
 
     // wadm first: it learns of a host when the host starts, or else only at its next heartbeat.
     let wadm = match args.no_wadm {
         true => None,
-        false => Some(control.block_on(start_wadm(wadm_config(args)))?),
+        false => Some(control.block_on(start_wadm(wadm_config(args, &parts.wadm)?))?),
     };
-    let host = if args.no_host { None } else { Some(start_host(args)?) };
+    let host = if args.no_host { None } else { Some(start_host(args, key, parts)?) };
 
-    let wadm = wadm.map(|running| {
-        let access = args.credentials.wadm();
-        let watch = beside_wadm::watch(access, args.nats_url.clone(), args.lattice.clone());
-        [control.spawn(keep_wadm(wadm_config(args), running)), control.spawn(watch)]
-    });
+    let wadm = match wadm {
+        None => None,
+        Some(running) => {
+            let (url, lattice) = (args.nats_url.clone(), args.lattice.clone());
+            let watch = beside_wadm::watch(parts.wadm.clone(), url, lattice);
+            let keep = keep_wadm(wadm_config(args, &parts.wadm)?, running);
+            Some([control.spawn(keep), control.spawn(watch)])
+        }
+    };
     control.block_on(until_told(parent))?;
 
     tracing::info!("ending");
@@ -65,11 +71,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// A running host: its threads, and what ends it in order.
 type Running = (Runtime, Pin<Box<dyn Future<Output = anyhow::Result<()>>>>);
 
-fn start_host(args: &Args) -> anyhow::Result<Running> {
+fn start_host(args: &Args, key: Option<Arc<KeyPair>>, parts: &Parts) -> anyhow::Result<Running> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let components = runtime("host", cores.saturating_add(SPARE_THREADS))?;
     let (host, shutdown) = components
-        .block_on(WasmbusHost::new(host_config(args)?))
+        .block_on(WasmbusHost::new(host_config(args, key, parts)?))
         .context("the wasmCloud host did not start")?;
     tracing::info!(lattice = %args.lattice, nats = %args.nats_url, "host is up");
     let end = async move {
@@ -89,31 +95,39 @@ fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
         .with_context(|| format!("could not start the threads of {name}"))
 }
 
-fn host_config(args: &Args) -> anyhow::Result<WasmbusHostConfig> {
-    let (ctl, rpc, provider) =
-        (args.credentials.ctl(), args.credentials.rpc(), args.credentials.provider());
+fn host_config(
+    args: &Args,
+    key: Option<Arc<KeyPair>>,
+    Parts { ctl, rpc, provider, .. }: &Parts,
+) -> anyhow::Result<WasmbusHostConfig> {
     let url = ctl.url(&args.nats_url).parse::<wasmcloud_host::url::Url>().with_context(|| {
         format!("--nats-url {} is not a URL such as nats://127.0.0.1:4222", args.nats_url)
     })?;
-    let (ctl_jwt, ctl_key) = shown(&ctl)?;
-    let (rpc_jwt, rpc_key) = shown(&rpc)?;
-    let (provider_jwt, provider_key) = shown(&provider)?;
+    let (ctl_jwt, ctl_key) = ctl.shown();
+    let (rpc_jwt, rpc_key) = rpc.shown();
+    let (provider_jwt, provider_key) = provider.shown();
     let mut config = WasmbusHostConfig {
         ctl_jwt,
         ctl_key,
-        ctl_tls: ctl.tls_ca.is_some(),
+        ctl_tls: ctl.tls_ca().is_some(),
         rpc_jwt,
         rpc_key,
-        rpc_tls: rpc.tls_ca.is_some(),
+        rpc_tls: rpc.tls_ca().is_some(),
         provider_jwt,
         provider_key,
         ctl_nats_url: url.clone(),
         rpc_nats_url: url,
         lattice: args.lattice.as_str().into(),
-        host_key: args.identity.as_deref().map(identity::load_or_make).transpose()?,
+        host_key: key,
         labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
-        // Artifacts are files: a plant has no registry.
+        // What is not in the lattice's store are files: a plant has no registry.
         allow_file_load: true,
+        artifacts: Some(artifacts::source(
+            &args.artifacts,
+            &args.nats_url,
+            &args.lattice,
+            ctl.clone(),
+        )),
         // A stage's publish waits this long for the conduit or the sink, whose own waits are shorter.
         rpc_timeout: Duration::from_secs(30),
         provider_shutdown_delay: Some(PROVIDER_DRAIN),
@@ -129,28 +143,30 @@ fn host_config(args: &Args) -> anyhow::Result<WasmbusHostConfig> {
 type Wadm = JoinSet<anyhow::Result<()>>;
 
 /// Tries the credentials of every part that runs here, and that JetStream is there for those that need it.
-async fn check(args: &Args) -> Result<(), nats::NatsError> {
-    let (url, credentials) = (&args.nats_url, &args.credentials);
+async fn check(args: &Args, parts: &Parts) -> Result<(), nats::NatsError> {
+    let url = &args.nats_url;
     if !args.no_wadm {
-        nats::check(url, &credentials.wadm()).await?;
+        nats::check(url, &parts.wadm).await?;
     }
     if !args.no_host {
-        nats::check(url, &credentials.ctl()).await?;
-        nats::check_access(url, &credentials.rpc()).await?;
-        nats::check_access(url, &credentials.provider()).await?;
+        nats::check(url, &parts.ctl).await?;
+        nats::check_access(url, &parts.rpc).await?;
+        nats::check_access(url, &parts.provider).await?;
     }
     Ok(())
 }
 
-fn wadm_config(args: &Args) -> WadmConfig {
-    let access = args.credentials.wadm();
-    WadmConfig {
-        nats_server: access.url(&args.nats_url).trim_start_matches("nats://").to_owned(),
-        nats_creds: access.creds,
-        nats_tls_ca_file: access.tls_ca,
+fn wadm_config(args: &Args, part: &Part) -> anyhow::Result<WadmConfig> {
+    let (nats_jwt, key) = part.shown();
+    let seed = key.map(|key| key.seed()).transpose().context("wadm's credentials have no seed")?;
+    Ok(WadmConfig {
+        nats_server: part.url(&args.nats_url).trim_start_matches("nats://").to_owned(),
+        nats_jwt,
+        nats_seed: seed,
+        nats_tls_ca_file: part.tls_ca().cloned(),
         cleanup_interval: args.host_gone_after,
         ..WadmConfig::default()
-    }
+    })
 }
 
 async fn start_wadm(config: WadmConfig) -> anyhow::Result<Wadm> {

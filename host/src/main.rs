@@ -3,13 +3,17 @@
 //! The two are libraries; this binary gives them what they do not give themselves:
 //!
 //! - [`limits`]: limits that hold, and a refusal to start where the memory limit would not be enforced;
+//! - [`confine`]: what it and its providers may do on their machine;
 //! - [`nats`]: a check of the server first, with an error that says what to do;
 //! - [`credentials`]: what each of its connections shows, and whom they trust;
+//! - [`artifacts`]: stages from the lattice's store, providers from the installation, and if wanted nothing else;
 //! - [`lattice`]: the host on a runtime of its own, on which components take turns, wadm on another, so that the one cannot
 //!   starve the other; wadm is started again when it ends;
 //! - [`beside_wadm`]: new versions are judged, and rolled back, and what wadm lost sight of is asked for again.
 
+mod artifacts;
 mod beside_wadm;
+mod confine;
 mod credentials;
 mod identity;
 mod lattice;
@@ -57,7 +61,11 @@ struct Args {
     #[command(flatten)]
     credentials: credentials::Options,
     #[command(flatten)]
+    artifacts: artifacts::ArtifactOptions,
+    #[command(flatten)]
     limits: limits::Limits,
+    #[command(flatten)]
+    confine: confine::ConfineOptions,
 }
 
 /// Log lines that are shown unless `RUST_LOG` says otherwise. wadm warns at each list that it is asked for over the subject
@@ -72,6 +80,7 @@ Examples:
   millrace-host --no-host                            # wadm alone, in a process of its own
   millrace-host --lattice acme --creds acme.creds --nats-url nats://10.0.0.5:4222 --tls-ca ca.pem
   millrace-host --max-memory-mib 64 --max-call-seconds 5
+  TMPDIR=/var/lib/acme/tmp millrace-host --confine --device /dev/gpiochip0
 
 Log lines go to standard error; RUST_LOG chooses them (default: warn,wadm::server=error,millrace_host=info).";
 
@@ -83,7 +92,8 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 }
 
 /// Starts this process anew where its environment has to be another one: without backtraces in errors, where they are asked
-/// for, and with the certificates that `--tls-ca` adds to those that are trusted ([`credentials::trust`]).
+/// for, with the certificates that `--tls-ca` adds to those that are trusted ([`credentials::trust`]), and confined without
+/// what is for others ([`confine::ConfineOptions::environment`]).
 ///
 /// Every trap of a customer's step is an error of the host's libraries. With `RUST_BACKTRACE` each would carry the host's
 /// own backtrace, which tells nobody anything (the component's is in the message) and takes seconds of a core to put into
@@ -93,11 +103,15 @@ fn anew(args: &Args) -> anyhow::Result<()> {
     let asked = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
     let backtraces = asked && std::env::var_os("RUST_LIB_BACKTRACE").is_none();
     let trust = credentials::trust(&args.credentials)?;
-    if !backtraces && trust.is_none() {
+    let environment = args.confine.environment();
+    if !backtraces && trust.is_none() && environment.is_none() {
         return Ok(());
     }
     let mut again = std::process::Command::new(std::env::current_exe()?);
     again.args(std::env::args_os().skip(1));
+    if let Some(environment) = environment {
+        again.env_clear().envs(environment);
+    }
     if backtraces {
         again.env("RUST_LIB_BACKTRACE", "0");
     }
@@ -105,6 +119,15 @@ fn anew(args: &Args) -> anyhow::Result<()> {
         again.env(credentials::TRUST, file).env_remove("SSL_CERT_DIR");
     }
     Err(again.exec()).context("could not start anew")
+}
+
+fn start(args: &Args) -> anyhow::Result<()> {
+    // Read before: confined, neither this process nor its providers have it.
+    let key = args.identity.as_deref().filter(|_| !args.no_host).map(identity::load_or_make);
+    let key = key.transpose()?;
+    let parts = args.credentials.read()?;
+    confine::enforce(args)?;
+    lattice::run(args, key, &parts)
 }
 
 fn main() -> ExitCode {
@@ -121,7 +144,7 @@ fn main() -> ExitCode {
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED)),
         )
         .init();
-    let ended = lattice::run(&args);
+    let ended = start(&args);
     credentials::forget();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -129,5 +152,15 @@ fn main() -> ExitCode {
             eprintln!("millrace-host: {e:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Args::command().debug_assert();
     }
 }

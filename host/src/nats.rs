@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use millrace_access::{Access, AccessError};
+use millrace_access::AccessError;
+
+use crate::credentials::Part;
 
 /// Key-value and consumer features that the host and wadm use are there since this version.
 const OLDEST: (u64, u64) = (2, 10);
@@ -34,19 +36,17 @@ impl From<AccessError> for NatsError {
 }
 
 /// Connects, and leaves again: credentials that are refused are better said here than by the libraries.
-pub(crate) async fn check_access(url: &str, access: &Access) -> Result<(), NatsError> {
-    Ok(connect(url, access).await.map(drop)?)
+pub(crate) async fn check_access(url: &str, part: &Part) -> Result<(), NatsError> {
+    Ok(connect(url, part).await.map(drop)?)
 }
 
-async fn connect(url: &str, access: &Access) -> Result<async_nats::Client, AccessError> {
-    let options = access.options()?.name("millrace-host check");
-    let connected = options.connection_timeout(Duration::from_secs(5)).connect(url).await;
-    connected.map_err(|error| access.explain(url, &error))
+async fn connect(url: &str, part: &Part) -> Result<async_nats::Client, AccessError> {
+    part.connect("millrace-host check", url).await
 }
 
 /// Connects, checks version and JetStream, and leaves again.
-pub(crate) async fn check(url: &str, access: &Access) -> Result<(), NatsError> {
-    let client = connect(url, access).await?;
+pub(crate) async fn check(url: &str, part: &Part) -> Result<(), NatsError> {
+    let client = connect(url, part).await?;
     let found = client.server_info().version;
     if !new_enough(&found) {
         return Err(NatsError::TooOld { url: url.to_owned(), found });

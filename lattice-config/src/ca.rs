@@ -69,6 +69,7 @@ impl Authority {
     /// before it is renewed.
     pub fn create(folder: &Path) -> Result<Self, CaError> {
         files::private_folder(folder)?;
+        let _alone = files::exclusive(folder)?;
         let path = folder.join("ca.key");
         if !path.exists() {
             files::write_private(&path, KeyPair::generate()?.serialize_pem().as_bytes())?;
@@ -130,6 +131,7 @@ impl Authority {
             key: self.folder.join(format!("{name}.key")),
             authority: self.file(),
         };
+        let _alone = files::exclusive(&self.folder)?;
         let path = self.folder.join(format!("{name}.json"));
         let fresh = (now + Duration::days(RENEW_DAYS)).unix_timestamp();
         if let Some(record) = record(&path)?
@@ -193,6 +195,24 @@ fn write_record(path: &Path, names: Vec<String>, expires: i64) -> Result<(), CaE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_that_make_it_at_once_have_the_same_key() {
+        for _ in 0..8 {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path().join("tls");
+            let start = std::sync::Barrier::new(4);
+            let keys: Vec<String> = std::thread::scope(|scope| {
+                let make = || {
+                    start.wait();
+                    Authority::create(&folder).unwrap().key.serialize_pem()
+                };
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert!(keys.iter().all(|key| *key == keys[0]));
+        }
+    }
 
     #[test]
     fn a_certificate_is_kept_until_its_names_change_and_none_is_signed_after_the_end() {

@@ -65,6 +65,15 @@ pub(crate) fn private_folder(path: &Path) -> Result<(), FileError> {
     check(path, 0o700)
 }
 
+/// Waits until nobody else makes something in a folder, and keeps others waiting for as long as the result lives.
+pub(crate) fn exclusive(folder: &Path) -> Result<File, FileError> {
+    let path = folder.join(".making");
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = open.map_err(FileError::io("open", &path))?;
+    file.lock().map_err(FileError::io("lock", &path))?;
+    Ok(file)
+}
+
 /// Refuses what others than its owner may read, write or enter.
 pub(crate) fn check(path: &Path, wanted: u32) -> Result<(), FileError> {
     let mode = fs::metadata(path).map_err(FileError::io("open", path))?.mode() & 0o777;

@@ -60,6 +60,8 @@ impl Home {
     /// When keys cannot be read (permissions, passphrase), or the folder cannot be written.
     pub fn create(root: &Path, passphrase: Option<&str>) -> Result<Self, HomeError> {
         files::private_folder(root)?;
+        // Two at once would each make keys, and one of them sign with what the other has replaced.
+        let _alone = files::exclusive(root)?;
         let keys = KeyStore::create(&root.join("keys"), passphrase)?;
         let operator = keys.get_or_make(OPERATOR, KeyPairType::Operator)?;
         let signing = keys.get_or_make(OPERATOR_SIGNING, KeyPairType::Operator)?;
@@ -223,6 +225,34 @@ fn system_credentials(account: &str, signing: &KeyPair) -> Result<String, HomeEr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_that_make_it_at_once_have_the_same() {
+        for round in 0..8 {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path().join("lattice");
+            let start = std::sync::Barrier::new(4);
+            let passphrase = (round == 0).then_some("p");
+            let made = std::thread::scope(|scope| {
+                let make = || {
+                    start.wait();
+                    let home = Home::create(&root, passphrase).unwrap();
+                    start.wait();
+                    let ca = crate::ca::Authority::create(&home.tls_folder()).unwrap();
+                    let tls = ca.server("nats", &["localhost".to_owned()]).unwrap();
+                    let certificate = std::fs::read_to_string(tls.certificate).unwrap();
+                    let trusted = std::fs::read_to_string(ca.file()).unwrap();
+                    let system = std::fs::read_to_string(home.system_creds()).unwrap();
+                    let operator = home.operator_jwt().to_owned();
+                    (operator, home.system_jwt().to_owned(), system, certificate, trusted)
+                };
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+            });
+            assert!(made.iter().all(|one| *one == made[0]), "{made:?}");
+            Home::open(&root, passphrase).unwrap();
+        }
+    }
 
     #[test]
     fn made_once_and_opened_again() {

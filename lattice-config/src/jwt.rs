@@ -6,9 +6,11 @@
 //! `ed25519-nkey`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use millrace_access::Credentials;
 use nkeys::{KeyPair, KeyPairType};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -434,25 +436,13 @@ pub fn credentials(token: &str, seed: &str) -> String {
 /// # Errors
 ///
 /// When one of them is missing, or the token does not verify, or the seed is another user's.
-pub fn read_credentials(text: &str) -> Result<(Claims<User>, String, KeyPair), JwtError> {
-    if text.len() > MAX_BYTES {
-        return Err(JwtError::Form("credentials file too long".to_owned()));
-    }
-    let after = |mark: &str| {
-        let mut lines = text.lines().map(str::trim);
-        lines.by_ref().find(|line| line.starts_with("-----BEGIN") && line.contains(mark));
-        lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with('-'))
-    };
-    let missing = |what: &str| JwtError::Form(format!("no {what} in the credentials file"));
-    let token = after("NATS USER JWT").ok_or_else(|| missing("NATS USER JWT"))?;
-    let seed = after("USER NKEY SEED").ok_or_else(|| missing("USER NKEY SEED"))?;
-    let claims = Claims::<User>::verify(token)?;
-    let key =
-        KeyPair::from_seed(seed).map_err(|e| JwtError::Key { what: "seed", key: e.to_string() })?;
+pub fn read_credentials(text: &str) -> Result<(Claims<User>, String, Arc<KeyPair>), JwtError> {
+    let read = Credentials::parse(text).map_err(|e| JwtError::Form(e.to_string()))?;
+    let (claims, key) = (Claims::<User>::verify(read.jwt())?, read.key());
     if key.public_key() != claims.sub {
         return Err(JwtError::Key { what: "seed of", key: key.public_key() });
     }
-    Ok((claims, token.to_owned(), key))
+    Ok((claims, read.jwt().to_owned(), key))
 }
 
 fn check_key(what: &'static str, key: &str, kind: &KeyPairType) -> Result<(), JwtError> {

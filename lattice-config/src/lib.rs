@@ -10,12 +10,15 @@
 //! - [`server`] and [`ca`]: the configuration of nats-server, and certificates.
 //! - [`resolver`]: accounts pushed to a running server, and taken from it.
 //! - [`tenants`]: records and provisioning.
+//! - [`class`] and [`join`]: what a host may use, and further hosts on other machines.
 //!
 //! docs/tenants.md describes it for those who operate it.
 
 pub mod ca;
+pub mod class;
 mod files;
 pub mod home;
+pub mod join;
 pub mod jwt;
 pub mod keys;
 pub mod names;

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions};
+use async_nats::Client;
 use futures::StreamExt;
+use millrace_access::{Access, Credentials};
 use nkeys::KeyPair;
 use serde::Deserialize;
 use serde_json::Value;
@@ -47,14 +48,15 @@ impl Address {
     /// When the server is not there, its certificate is not trusted, or it refuses the user.
     pub async fn connect(&self, name: &str, credentials: &str) -> Result<Client, ResolverError> {
         let wrong = |reason: String| ResolverError::Connect { url: self.url.clone(), reason };
-        let mut options = ConnectOptions::with_credentials(credentials)
-            .map_err(|e| wrong(format!("the credentials are damaged: {e}")))?
+        let credentials = Credentials::parse(credentials)
+            .map_err(|e| wrong(format!("the credentials are damaged: {e}")))?;
+        let access = Access { creds: None, tls_ca: self.authority.clone() };
+        let options = access
+            .options_as(Some(&credentials))
+            .map_err(|e| wrong(e.to_string()))?
             .name(name)
             .connection_timeout(PATIENCE)
             .request_timeout(Some(PATIENCE));
-        if let Some(authority) = &self.authority {
-            options = options.require_tls(true).add_root_certificates(authority.clone());
-        }
         let urls: Vec<&str> = self.url.split(',').map(str::trim).collect();
         options.connect(urls).await.map_err(|e| {
             let mut reason = e.to_string();

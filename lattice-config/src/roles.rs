@@ -21,6 +21,12 @@ pub const AUDIT_STREAM: &str = "MILLRACE_AUDIT";
 /// The stream of what a tenant's own engineers did: one of its own, so that they cannot push the other's entries out.
 pub const AUDIT_USER_STREAM: &str = "MILLRACE_AUDIT_USER";
 
+/// What a viewer's inboxes begin with.
+const VIEWER_INBOX: &str = "_INBOX_viewer";
+
+/// Inboxes of all roles.
+const INBOXES: [&str; 2] = ["_INBOX.>", "_INBOX_viewer.>"];
+
 /// What a user is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,6 +94,16 @@ impl FromStr for Role {
     }
 }
 
+/// What the inboxes of a role begin with: where answers to its requests go. A viewer has its own, and cannot listen to those
+/// of others, whose answers have more in them than it may ask for.
+#[must_use]
+pub fn inbox(role: Role) -> &'static str {
+    match role {
+        Role::Viewer => VIEWER_INBOX,
+        _ => "_INBOX",
+    }
+}
+
 /// Subject of a tenant's audit log for what the platform's tools did.
 #[must_use]
 pub fn audit_subject(lattice: &str) -> String {
@@ -108,7 +124,7 @@ pub fn permissions(role: Role, lattice: &str) -> Permissions {
     let lattice_buckets = [format!("KV_LATTICEDATA_{l}"), format!("KV_CONFIGDATA_{l}")];
     let mut p = Permissions::default();
     // Answers to one's own requests, and questions about oneself.
-    allow(&mut p.subscribe, ["_INBOX.>"]);
+    allow(&mut p.subscribe, [format!("{}.>", inbox(role))]);
     allow(&mut p.publish, ["$SYS.REQ.USER.INFO", "$JS.API.INFO"]);
     match role {
         Role::HostControl => {
@@ -118,11 +134,11 @@ pub fn permissions(role: Role, lattice: &str) -> Permissions {
                 [
                     format!("wasmbus.evt.{l}.>"),
                     format!("wasmbus.cfg.{l}.req"),
-                    "_INBOX.>".to_owned(),
                     // What the host checks before it starts, and flow control of its watches.
                     "$JS.FC.>".to_owned(),
                 ],
             );
+            allow(&mut p.publish, INBOXES);
             for bucket in lattice_buckets {
                 allow(&mut p.publish, stream_use(&bucket));
                 deny(
@@ -131,12 +147,21 @@ pub fn permissions(role: Role, lattice: &str) -> Permissions {
                 );
                 allow(&mut p.publish, [format!("$KV.{}.>", bucket.trim_start_matches("KV_"))]);
             }
+            // It takes the stages that it runs from here, and writes nothing.
+            let artifacts = format!("KV_MILLRACE_{l}_artifacts");
+            allow(
+                &mut p.publish,
+                [
+                    format!("$JS.API.STREAM.INFO.{artifacts}"),
+                    format!("$JS.API.DIRECT.GET.{artifacts}.>"),
+                ],
+            );
         }
         Role::HostRpc | Role::Provider => {
             let calls = [format!("{l}.>"), format!("wasmbus.rpc.{l}.>")];
             allow(&mut p.publish, calls.clone());
             allow(&mut p.subscribe, calls);
-            allow(&mut p.publish, ["_INBOX.>"]);
+            allow(&mut p.publish, INBOXES);
             // Providers have a user of their own, so that the host's has nothing of JetStream.
             if role == Role::Provider {
                 provider(&mut p, l);
@@ -152,7 +177,6 @@ pub fn permissions(role: Role, lattice: &str) -> Permissions {
                     "wadm.>".to_owned(),
                     format!("wasmbus.ctl.v1.{l}.>"),
                     format!("wasmbus.evt.{l}.>"),
-                    "_INBOX.>".to_owned(),
                     "$JS.API.>".to_owned(),
                     "$JS.ACK.>".to_owned(),
                     "$JS.FC.>".to_owned(),
@@ -164,6 +188,7 @@ pub fn permissions(role: Role, lattice: &str) -> Permissions {
                     format!("$KV.MILLRACE_{l}_rollouts.>"),
                 ],
             );
+            allow(&mut p.publish, INBOXES);
             deny_streams(&mut p, lattice_buckets.iter().map(String::as_str));
         }
         Role::Control | Role::Operator => {

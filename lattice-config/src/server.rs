@@ -52,6 +52,9 @@ pub struct Cluster {
     pub listen: String,
     /// Where the others listen, as `host:port`.
     pub routes: Vec<String>,
+    /// Certificate, key and authority for routes. Both sides show a certificate of the authority: who is let in as a server
+    /// has every account's messages and may push accounts.
+    pub tls: TlsFiles,
 }
 
 impl ServerOptions {
@@ -97,8 +100,12 @@ impl ServerOptions {
             let routes = routes.collect::<Vec<_>>().join(", ");
             let _ = writeln!(
                 text,
-                "cluster {{\n  name: {:?}\n  listen: {:?}\n  routes: [{routes}]\n}}",
-                cluster.name, cluster.listen
+                "cluster {{\n  name: {:?}\n  listen: {:?}\n  routes: [{routes}]\n  tls {{\n    cert_file: {:?}\n    key_file: {:?}\n    ca_file: {:?}\n    verify: true\n    min_version: \"1.2\"\n    timeout: 5\n  }}\n}}",
+                cluster.name,
+                cluster.listen,
+                cluster.tls.certificate,
+                cluster.tls.key,
+                cluster.tls.authority
             );
         }
         if let Some(tls) = &self.tls {

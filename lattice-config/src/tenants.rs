@@ -8,13 +8,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
+use async_nats::connection;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use async_nats::jetstream::{self, kv, stream};
 use base64::Engine;
@@ -33,7 +35,7 @@ use crate::keys::KeyError;
 use crate::names::{self, NameError};
 use crate::resolver::{Address, Resolver, ResolverError, Usage};
 use crate::roles::{
-    AUDIT_STREAM, AUDIT_USER_STREAM, Role, audit_subject, audit_user_subject, permissions,
+    AUDIT_STREAM, AUDIT_USER_STREAM, Role, audit_subject, audit_user_subject, inbox, permissions,
 };
 
 /// How long the platform's own user for provisioning counts.
@@ -46,6 +48,27 @@ const MAX_TENANTS: usize = 100_000;
 const SIGNATURE: &str = "Millrace-Signature";
 /// How long a tenant's own account may take to keep an entry of its audit log. The journal has it in any case.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(3);
+/// Of a journal so much is read for what was refused, and beyond so much nothing that was refused is added, in bytes.
+const JOURNAL_TAIL: u64 = 1 << 20;
+const JOURNAL_MAX: u64 = 64 << 20;
+/// Longest outcome of an entry, in characters.
+const OUTCOME_MAX: usize = 400;
+/// A user whose token has ended is no longer kept among the revoked when it ended so long ago, in seconds: clocks differ.
+const ENDED: i64 = 86_400;
+/// Most users and revocations of a tenant together, before it gets no further users. All of them revoked fit into a token that
+/// servers take, so that a revocation is never refused.
+const MAX_USERS: usize = 2000;
+/// The same for exchanging the platform's users.
+const MAX_REVOCATIONS: usize = 2400;
+/// A server that is given an account which it had forgotten finds that account's streams on its disk one after the other, while it
+/// answers already. When none has come up for so long, there are no more.
+const RECOVERY: Duration = Duration::from_secs(2);
+/// A connection to the servers is used again for so long.
+const REUSE: Duration = Duration::from_secs(10);
+/// Most labels of a tenant, and most characters of a label's name and value.
+const LABELS_MAX: usize = 32;
+const LABEL_NAME_MAX: usize = 63;
+const LABEL_VALUE_MAX: usize = 200;
 const AUDIT_BYTES: i64 = 32 << 20;
 const AUDIT_USER_BYTES: i64 = 8 << 20;
 
@@ -127,6 +150,36 @@ pub enum TenantError {
         source: Box<TenantError>,
         /// Why not.
         left: Box<TenantError>,
+    },
+    /// Its users and revocations fill its token.
+    #[error(
+        "tenant {name:?} has {count} users and revocations, and no more fit into its account's token. `millrace tenant rotate \
+         {name} --signing` ends all users and forgets the revocations; users with an end (--ttl) are forgotten a day after it"
+    )]
+    TooManyUsers {
+        /// The tenant.
+        name: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// Labels that a tenant cannot have.
+    #[error(
+        "label {0:?} cannot be: at most {LABELS_MAX} labels, names of 1 to {LABEL_NAME_MAX} characters, values up to {LABEL_VALUE_MAX}"
+    )]
+    Label(String),
+    /// The servers know it as purged.
+    #[error(
+        "tenant {0:?} was purged after this backup was made. `millrace tenant remove {0} --purge` takes its record away; add it \
+         anew under the same name if it is to come back"
+    )]
+    Purged(String),
+    /// A host cannot be added or removed.
+    #[error("host {host}: {reason}")]
+    Host {
+        /// Its name.
+        host: String,
+        /// Why.
+        reason: String,
     },
     /// A user that is not the tenant's.
     #[error("tenant {tenant:?} has no user {user:?}")]
@@ -226,7 +279,7 @@ pub struct Limits {
     pub connections: i64,
     /// Leaf nodes at once.
     pub leaf_nodes: i64,
-    /// Subscriptions.
+    /// Subscriptions of one connection: NATS bounds no sum of them.
     pub subscriptions: i64,
     /// Bytes of one message.
     pub payload: i64,
@@ -236,7 +289,7 @@ pub struct Limits {
     pub memory: i64,
     /// Streams; each durable edge and each bucket is one, the lattice itself has about twelve.
     pub streams: i64,
-    /// Consumers.
+    /// Consumers of one stream: NATS bounds no sum of them.
     pub consumers: i64,
 }
 
@@ -339,6 +392,10 @@ pub struct Record {
     pub users: Vec<UserRecord>,
     /// Public key of a user: what was issued to it until this time does not count.
     pub revocations: BTreeMap<String, i64>,
+    /// Of these, who has a token that ends by itself: when, in seconds since the Unix epoch. A day later the revocation is
+    /// forgotten.
+    #[serde(default)]
+    pub revocation_ends: BTreeMap<String, i64>,
     /// Number of the signing key for new users.
     pub signing: u32,
     /// Number of the one before, while it is being replaced.
@@ -353,6 +410,32 @@ pub struct Record {
     pub done: Vec<Step>,
     /// Counts changes of the record.
     pub revision: u64,
+    /// When the account's token says that it was issued that was pushed last, in seconds since the Unix epoch. Each has a later
+    /// time than the one before, also when the clock was set back: servers of a cluster keep the latest of two.
+    #[serde(default)]
+    pub pushed: i64,
+}
+
+impl Record {
+    /// Forgets revocations of those whose tokens have ended by themselves.
+    fn forget_ended(&mut self, now: i64) {
+        let Self { revocations, revocation_ends, .. } = self;
+        revocation_ends.retain(|id, end| {
+            let counts = end.saturating_add(ENDED) > now;
+            if !counts {
+                revocations.remove(id);
+            }
+            counts
+        });
+    }
+
+    /// Ends a user: what was issued to it does not count any more.
+    fn revoke(&mut self, user: &UserRecord, now: i64) {
+        self.revocations.insert(user.id.clone(), ended_at(user, now));
+        if user.expires != 0 {
+            self.revocation_ends.insert(user.id.clone(), user.expires);
+        }
+    }
 }
 
 /// A tenant's limits beside its use.
@@ -408,16 +491,62 @@ pub struct Tenants {
     address: Address,
     who: String,
     replicas: usize,
+    clock: fn() -> i64,
+    /// The connection to the servers, and since when.
+    connection: Arc<Mutex<Option<(Instant, Resolver)>>>,
+    /// Records as they were read last: who looks for changes does so often.
+    read: Arc<Mutex<BTreeMap<String, (Stamp, Record)>>>,
+}
+
+/// By which a file that was replaced is told from the one before: its number, time, size and mode.
+type Stamp = (u64, i64, i64, u64, u32);
+
+/// What came of pushing accounts.
+#[derive(Debug, Default)]
+pub struct Pushed {
+    /// The tenants whose accounts were others on the servers than in their records.
+    pub tenants: Vec<String>,
+    /// Those that could not be pushed, and why.
+    pub failed: Vec<(String, TenantError)>,
+}
+
+/// An account that was purged, as it is kept in `removed/`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Grave {
+    name: String,
+    account: String,
+    pushed: i64,
 }
 
 /// The lock of an installation, for as long as it lives.
-struct Lock(#[expect(dead_code, reason = "held until it is dropped")] File);
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not only closed: a process that is just being started has the file open too, until it runs its own program.
+        let _ = self.0.unlock();
+    }
+}
 
 impl Tenants {
     /// The tenants of an installation whose server has an address. `who` stands in journals and audit logs.
     #[must_use]
     pub fn new(home: Home, address: Address, who: &str) -> Self {
-        Self { home, address, who: who.chars().take(200).collect(), replicas: 1 }
+        let who = who.chars().take(200).collect();
+        let (connection, read) = (Arc::default(), Arc::default());
+        Self { home, address, who, replicas: 1, clock: crate::now, connection, read }
+    }
+
+    /// Another clock than the machine's: seconds since the Unix epoch.
+    #[must_use]
+    pub fn with_clock(mut self, clock: fn() -> i64) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    fn now(&self) -> i64 {
+        (self.clock)()
     }
 
     /// How many servers of a cluster keep the lattice's buckets and the audit log.
@@ -452,6 +581,16 @@ impl Tenants {
         Ok(self.folder(name)?.join("creds").join(format!("{role}.creds")))
     }
 
+    /// The folder of files that settings of the tenant's pipelines may name (passwords, authorities, keys): all that a
+    /// confined host and its providers can read beside the system's. The platform's operator puts them there.
+    ///
+    /// # Errors
+    ///
+    /// When the name is none.
+    pub fn files_folder(&self, name: &str) -> Result<PathBuf, TenantError> {
+        Ok(self.folder(name)?.join("files"))
+    }
+
     /// All records, by name.
     ///
     /// # Errors
@@ -463,7 +602,7 @@ impl Tenants {
     }
 
     /// The records that can be read, by name, and why the others cannot: one that is damaged is no reason to leave the other
-    /// tenants alone.
+    /// tenants alone. A record is read again only when its file is another one, so this may be called often.
     ///
     /// # Errors
     ///
@@ -485,12 +624,30 @@ impl Tenants {
             }
         }
         let (mut records, mut errors) = (Vec::new(), Vec::new());
+        let known = std::mem::take(&mut *lock(&self.read));
+        let mut now = BTreeMap::new();
         for name in found {
+            // Before it is read: when it is replaced in between, it is read again next time.
+            let stamp = stamp(&folder.join(&name).join("tenant.json"));
+            if let Some(stamp) = stamp
+                && let Some((before, record)) = known.get(&name)
+                && *before == stamp
+            {
+                now.insert(name, (stamp, record.clone()));
+                records.push(record.clone());
+                continue;
+            }
             match self.read(&name) {
-                Ok(record) => records.extend(record),
+                Ok(record) => {
+                    if let (Some(stamp), Some(record)) = (stamp, &record) {
+                        now.insert(name, (stamp, record.clone()));
+                    }
+                    records.extend(record);
+                }
                 Err(error) => errors.push(error),
             }
         }
+        *lock(&self.read) = now;
         Ok((records, errors))
     }
 
@@ -528,8 +685,20 @@ impl Tenants {
         labels: &BTreeMap<String, String>,
         progress: Progress<'_>,
     ) -> Result<Record, TenantError> {
+        let done = self.try_add(name, limits, labels, progress).await;
+        self.refused(name, "tenant.add", done)
+    }
+
+    async fn try_add(
+        &self,
+        name: &str,
+        limits: &Limits,
+        labels: &BTreeMap<String, String>,
+        progress: Progress<'_>,
+    ) -> Result<Record, TenantError> {
         names::check(name)?;
         limits.check()?;
+        check_labels(labels)?;
         let _lock = self.lock(&format!("add {name}"))?;
         let found = self.read(name)?;
         if let Some(record) = &found
@@ -556,13 +725,15 @@ impl Tenants {
             labels: labels.clone(),
             users: Vec::new(),
             revocations: BTreeMap::new(),
+            revocation_ends: BTreeMap::new(),
             signing: 1,
             signing_before: None,
             suspended: None,
             purge_after: None,
-            created: crate::now(),
+            created: self.now(),
             done: Vec::new(),
             revision: 0,
+            pushed: 0,
         });
         limits.clone_into(&mut record.limits);
         labels.clone_into(&mut record.labels);
@@ -572,12 +743,17 @@ impl Tenants {
             if again || !record.done.contains(&step) {
                 if let Err(source) = self.step(step, &mut record, &resolver).await {
                     let (name, source) = (name.to_owned(), Box::new(source));
-                    return Err(match self.take_back(&mut record, &resolver).await {
-                        Ok(()) => TenantError::RolledBack { name, step, source },
-                        Err(left) => {
-                            TenantError::NotRolledBack { name, step, source, left: Box::new(left) }
-                        }
-                    });
+                    return Err(
+                        match self.take_back(&mut record, &resolver, Duration::ZERO).await {
+                            Ok(()) => TenantError::RolledBack { name, step, source },
+                            Err(left) => TenantError::NotRolledBack {
+                                name,
+                                step,
+                                source,
+                                left: Box::new(left),
+                            },
+                        },
+                    );
                 }
                 if !record.done.contains(&step) {
                     record.done.push(step);
@@ -610,7 +786,10 @@ impl Tenants {
                 record.account = account.public_key();
             }
             Step::Push => self.push(record, resolver).await?,
-            Step::Users => self.platform_users(record)?,
+            Step::Users => {
+                self.platform_users(record)?;
+                files::private_folder(&self.files_folder(&record.name)?)?;
+            }
             Step::JetStream => {
                 let js = jetstream::new(self.admin(record).await?);
                 let found = js.query_account().await.map_err(|e| TenantError::JetStream {
@@ -665,9 +844,14 @@ impl Tenants {
     }
 
     /// Takes everything of a tenant that is not active away again.
-    async fn take_back(&self, record: &mut Record, resolver: &Resolver) -> Result<(), TenantError> {
+    async fn take_back(
+        &self,
+        record: &mut Record,
+        resolver: &Resolver,
+        quiet: Duration,
+    ) -> Result<(), TenantError> {
         if record.done.contains(&Step::Push) {
-            self.forget(record, resolver).await?;
+            self.forget(record, resolver, quiet).await?;
         } else if !record.account.is_empty() {
             // Some servers may have taken it. One that is left has no users, and nobody has its keys.
             let signing = self.home.operator_signing()?;
@@ -677,21 +861,185 @@ impl Tenants {
         Ok(files::remove_folder(&self.folder(&record.name)?)?)
     }
 
-    /// Streams and account, from the servers.
-    async fn forget(&self, record: &Record, resolver: &Resolver) -> Result<(), TenantError> {
-        if resolver.lookup(&record.account).await?.is_none() {
+    /// Streams and account, from the servers. There are no more streams when none came up for a while.
+    async fn forget(
+        &self,
+        record: &mut Record,
+        resolver: &Resolver,
+        quiet: Duration,
+    ) -> Result<(), TenantError> {
+        let is_new = record.state == State::Provisioning;
+        if is_new && resolver.lookup(&record.account).await?.is_none() {
             return Ok(());
         }
-        // What JetStream keeps is not deleted with an account. Before that step there is nothing.
-        if record.done.contains(&Step::JetStream) {
+        // What JetStream keeps is not deleted with an account. Before that step there is nothing; without keys, which go after
+        // the streams, there is nothing any more.
+        if record.done.contains(&Step::JetStream) && self.has_keys(record)? {
             let js = jetstream::new(self.admin(record).await?);
-            let names: Vec<String> =
-                js.stream_names().try_collect().await.map_err(|e| wrong(record, &e))?;
-            for name in names {
-                js.delete_stream(&name).await.map_err(|e| wrong(record, &e))?;
+            let mut last = Instant::now();
+            loop {
+                let names: Vec<String> =
+                    js.stream_names().try_collect().await.map_err(|e| wrong(record, &e))?;
+                for name in &names {
+                    js.delete_stream(name).await.map_err(|e| wrong(record, &e))?;
+                    last = Instant::now();
+                }
+                if last.elapsed() >= quiet {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
-        Ok(resolver.delete(&record.account, &self.home.operator_signing()?).await?)
+        if is_new {
+            // Nobody ever had its keys or a user of it.
+            return Ok(resolver.delete(&record.account, &self.home.operator_signing()?).await?);
+        }
+        self.bury(record, resolver).await
+    }
+
+    /// Puts a token that lets nobody in into the place of an account's, for good. Servers that have forgotten an account take
+    /// it back from one that was away; of two tokens they keep the later one.
+    async fn bury(&self, record: &mut Record, resolver: &Resolver) -> Result<(), TenantError> {
+        self.later(record, resolver).await?;
+        let Record { name, account, pushed, .. } = record.clone();
+        let grave = Grave { name, account, pushed };
+        let removed = self.removed_folder()?;
+        let path = removed.join(format!("{}-{}.json", record.name, self.now()));
+        let bytes = serde_json::to_vec_pretty(&grave)
+            .map_err(|e| TenantError::Damaged { path: path.clone(), reason: e.to_string() })?;
+        files::write_private(&path, &bytes)?;
+        resolver.push(&self.tombstone(&grave)?).await?;
+        Ok(())
+    }
+
+    fn tombstone(&self, grave: &Grave) -> Result<String, TenantError> {
+        let mut claims = Claims::new(&grave.name, &grave.account, nobody(grave.pushed));
+        claims.iat = grave.pushed;
+        Ok(claims.sign(&self.home.operator_signing()?)?)
+    }
+
+    fn removed_folder(&self) -> Result<PathBuf, TenantError> {
+        let removed = self.home.root().join("removed");
+        files::private_folder(&removed)?;
+        Ok(removed)
+    }
+
+    fn has_keys(&self, record: &Record) -> Result<bool, TenantError> {
+        let name = signing_key(&record.name, record.signing);
+        Ok(self.home.keys().get(&name, &KeyPairType::Account)?.is_some())
+    }
+
+    /// Pushes a tenant's account, where the servers have another than the record says or none: after a restore of this
+    /// installation or of theirs. What they have that is newer than the record still counts: revocations and a suspension.
+    /// Whether it was pushed.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tenant, it was purged, or no server answers.
+    pub async fn push_one(&self, name: &str) -> Result<bool, TenantError> {
+        let done = self.try_push_one(name).await;
+        self.refused(name, "account.push", done)
+    }
+
+    async fn try_push_one(&self, name: &str) -> Result<bool, TenantError> {
+        let _lock = self.lock(&format!("push {name}"))?;
+        let resolver = self.resolver().await?;
+        let mut record = self.get(name)?;
+        if record.state == State::Provisioning {
+            return Err(state_error(name, record.state));
+        }
+        self.push_if_other(&mut record, &resolver).await
+    }
+
+    /// Pushes the accounts of all tenants that servers have otherwise than the records say, as [`Tenants::push_one`], and
+    /// those of purged ones. One that fails does not keep the others from it. It asks once for each tenant.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be read, somebody else is at work, or no server answers.
+    pub async fn push_all(&self) -> Result<Pushed, TenantError> {
+        let _lock = self.lock("push all")?;
+        let resolver = self.resolver().await?;
+        let mut pushed = Pushed::default();
+        for mut record in self.scan()?.0 {
+            // One that was not wholly added is pushed when that goes on.
+            if record.state == State::Provisioning {
+                continue;
+            }
+            match self.push_if_other(&mut record, &resolver).await {
+                Ok(true) => pushed.tenants.push(record.name),
+                Ok(false) => {}
+                Err(error) => pushed.failed.push((record.name, error)),
+            }
+        }
+        for grave in self.graves()? {
+            let done = async {
+                let there = token_claims(resolver.lookup(&grave.account).await?)?;
+                if there.is_none_or(|there| there.iat < grave.pushed) {
+                    resolver.push(&self.tombstone(&grave)?).await?;
+                }
+                Ok::<(), TenantError>(())
+            };
+            if let Err(error) = done.await {
+                pushed.failed.push((grave.name.clone(), error));
+            }
+        }
+        Ok(pushed)
+    }
+
+    fn graves(&self) -> Result<Vec<Grave>, TenantError> {
+        let folder = self.removed_folder()?;
+        let mut graves = Vec::new();
+        for entry in
+            std::fs::read_dir(&folder).map_err(FileError::io("list", &folder))?.take(MAX_TENANTS)
+        {
+            let path = entry.map_err(FileError::io("list", &folder))?.path();
+            if path.extension().is_some_and(|end| end == "json") {
+                let grave = serde_json::from_slice(&files::read_private(&path)?)
+                    .map_err(|e| TenantError::Damaged { path, reason: e.to_string() })?;
+                graves.push(grave);
+            }
+        }
+        Ok(graves)
+    }
+
+    async fn push_if_other(
+        &self,
+        record: &mut Record,
+        resolver: &Resolver,
+    ) -> Result<bool, TenantError> {
+        let there = token_claims(resolver.lookup(&record.account).await?)?;
+        if let Some(there) = &there
+            && there.iat > record.pushed
+        {
+            let account = &there.nats.claims;
+            if account.limits.conn == 0 && account.signing_keys.is_empty() {
+                return Err(TenantError::Purged(record.name.clone()));
+            }
+            for (user, time) in &account.revocations {
+                if user == EVERYBODY {
+                    if record.state == State::Active {
+                        record.state = State::Suspended;
+                    }
+                    record.suspended = record.suspended.max(Some(*time));
+                } else {
+                    let own = record.revocations.entry(user.clone()).or_insert(*time);
+                    *own = (*own).max(*time);
+                    record.users.retain(|own| own.id != *user || own.issued > *time);
+                }
+            }
+            record.pushed = there.iat;
+            self.write(record)?;
+        }
+        let connections = connections(record);
+        if there.is_some_and(|there| {
+            self.account(record, connections).is_ok_and(|account| account == there.nats.claims)
+        }) {
+            return Ok(false);
+        }
+        self.push(record, resolver).await?;
+        self.journal(record, "account.push", &record.name, "ok")?;
+        Ok(true)
     }
 
     /// Changes limits.
@@ -700,6 +1048,16 @@ impl Tenants {
     ///
     /// When more is in use than they allow and it is not forced, or one is too small.
     pub async fn limits(
+        &self,
+        name: &str,
+        limits: &Limits,
+        force: bool,
+    ) -> Result<Record, TenantError> {
+        let done = self.try_limits(name, limits, force).await;
+        self.refused(name, "tenant.limits", done)
+    }
+
+    async fn try_limits(
         &self,
         name: &str,
         limits: &Limits,
@@ -716,9 +1074,44 @@ impl Tenants {
             }
         }
         limits.clone_into(&mut record.limits);
-        self.push(&record, &resolver).await?;
+        self.push(&mut record, &resolver).await?;
         self.write(&mut record)?;
         self.audit(&record, "tenant.limits", name, "ok").await?;
+        Ok(record)
+    }
+
+    /// Changes labels: all that are there are exchanged for these. A host is started anew with them.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tenant, it is being provisioned, or a label cannot be.
+    pub async fn labels(
+        &self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Record, TenantError> {
+        let done = self.try_labels(name, labels).await;
+        self.refused(name, "tenant.labels", done)
+    }
+
+    async fn try_labels(
+        &self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Record, TenantError> {
+        check_labels(labels)?;
+        let _lock = self.lock(&format!("labels {name}"))?;
+        let mut record = self.get(name)?;
+        if record.state == State::Provisioning {
+            return Err(state_error(name, record.state));
+        }
+        labels.clone_into(&mut record.labels);
+        self.write(&mut record)?;
+        match record.state {
+            State::Active => self.audit(&record, "tenant.labels", name, "ok").await?,
+            // Nobody can write into its account.
+            _ => drop(self.journal(&record, "tenant.labels", name, "ok")?),
+        }
         Ok(record)
     }
 
@@ -729,6 +1122,11 @@ impl Tenants {
     ///
     /// When there is no such tenant or no server answers.
     pub async fn suspend(&self, name: &str) -> Result<Option<Duration>, TenantError> {
+        let done = self.try_suspend(name).await;
+        self.refused(name, "tenant.suspend", done)
+    }
+
+    async fn try_suspend(&self, name: &str) -> Result<Option<Duration>, TenantError> {
         let _lock = self.lock(&format!("suspend {name}"))?;
         let mut record = self.get(name)?;
         match record.state {
@@ -750,8 +1148,9 @@ impl Tenants {
             self.audit(record, what, &record.name, "ok").await?;
         }
         // Also those whose users were issued while a clock was ahead.
-        let newest = record.users.iter().map(ended_at).max();
-        record.suspended = Some(newest.unwrap_or_default().max(crate::now()));
+        let now = self.now();
+        let newest = record.users.iter().map(|user| ended_at(user, now)).max();
+        record.suspended = Some(newest.unwrap_or_default().max(now));
         record.state = state;
         // The record first: a supervisor that reads it stops the hosts, which would try to connect for ever.
         self.write(record)?;
@@ -774,6 +1173,11 @@ impl Tenants {
     ///
     /// When it is being provisioned, or no server answers.
     pub async fn resume(&self, name: &str) -> Result<Record, TenantError> {
+        let done = self.try_resume(name).await;
+        self.refused(name, "tenant.resume", done)
+    }
+
+    async fn try_resume(&self, name: &str) -> Result<Record, TenantError> {
         let _lock = self.lock(&format!("resume {name}"))?;
         let mut record = self.get(name)?;
         if record.state == State::Provisioning {
@@ -784,7 +1188,7 @@ impl Tenants {
         record.state = State::Active;
         // The record first: one that says suspended would be purged while its users are at work.
         self.write(&mut record)?;
-        self.push(&record, &self.resolver().await?).await?;
+        self.push(&mut record, &self.resolver().await?).await?;
         self.audit(&record, "tenant.resume", name, "ok").await?;
         Ok(record)
     }
@@ -795,13 +1199,18 @@ impl Tenants {
     ///
     /// As [`Tenants::suspend`].
     pub async fn remove(&self, name: &str, grace: Duration) -> Result<Record, TenantError> {
+        let done = self.try_remove(name, grace).await;
+        self.refused(name, "tenant.remove", done)
+    }
+
+    async fn try_remove(&self, name: &str, grace: Duration) -> Result<Record, TenantError> {
         let _lock = self.lock(&format!("remove {name}"))?;
         let mut record = self.get(name)?;
         if record.state == State::Provisioning {
             return Err(state_error(name, record.state));
         }
         let grace = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
-        record.purge_after = Some(crate::now().saturating_add(grace));
+        record.purge_after = Some(self.now().saturating_add(grace));
         self.stop(&mut record, State::Removing, "tenant.remove").await?;
         Ok(record)
     }
@@ -812,6 +1221,11 @@ impl Tenants {
     ///
     /// When it is active, or no server answers. It can be called again.
     pub async fn purge(&self, name: &str) -> Result<(), TenantError> {
+        let done = self.try_purge(name).await;
+        self.refused(name, "tenant.purge", done)
+    }
+
+    async fn try_purge(&self, name: &str) -> Result<(), TenantError> {
         let is_meant = |record: &Record| record.state != State::Active;
         if self.purge_if(name, is_meant).await? {
             Ok(())
@@ -832,18 +1246,20 @@ impl Tenants {
             return Ok(false);
         }
         let resolver = self.resolver().await?;
-        if !record.account.is_empty() && resolver.lookup(&record.account).await?.is_some() {
-            // One connection, for the platform alone: every other user stays refused.
-            let token = self.account_token(&record, 1)?;
-            resolver.push(&token).await?;
+        let mut quiet = Duration::ZERO;
+        if record.done.contains(&Step::Push) && self.has_keys(&record)? {
+            if resolver.lookup(&record.account).await?.is_none() {
+                quiet = RECOVERY;
+            }
+            // One connection, for the platform alone: every other user stays refused. Also where the servers know nothing of
+            // the account any more: its streams are on their disks.
+            self.push_with(&mut record, 1, &resolver).await?;
         }
         self.journal(&record, "tenant.purge", name, "ok")?;
         let journal = self.folder(name)?.join("journal.jsonl");
-        let removed = self.home.root().join("removed");
-        files::private_folder(&removed)?;
-        let kept = removed.join(format!("{name}-{}.jsonl", crate::now()));
+        let kept = self.removed_folder()?.join(format!("{name}-{}.jsonl", self.now()));
         std::fs::copy(&journal, &kept).map_err(FileError::io("copy", &journal))?;
-        self.take_back(&mut record, &resolver).await?;
+        self.take_back(&mut record, &resolver, quiet).await?;
         Ok(true)
     }
 
@@ -854,7 +1270,7 @@ impl Tenants {
     /// As [`Tenants::purge`], for the first that could not be purged; the others were.
     pub async fn sweep(&self) -> Result<Vec<String>, TenantError> {
         let is_due = |record: &Record| {
-            let over = record.purge_after.is_some_and(|time| time <= crate::now());
+            let over = record.purge_after.is_some_and(|time| time <= self.now());
             record.state == State::Removing && over
         };
         let (mut purged, mut failed) = (Vec::new(), None);
@@ -880,14 +1296,27 @@ impl Tenants {
         label: &str,
         ttl: Option<Duration>,
     ) -> Result<Issued, TenantError> {
+        let done = self.try_creds(name, role, label, ttl).await;
+        self.refused(name, "user.add", done)
+    }
+
+    async fn try_creds(
+        &self,
+        name: &str,
+        role: Role,
+        label: &str,
+        ttl: Option<Duration>,
+    ) -> Result<Issued, TenantError> {
         let _lock = self.lock(&format!("creds {name}"))?;
         let mut record = self.active(name)?;
-        let now = crate::now();
+        let now = self.now();
         let ttl = ttl.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1));
         let expires = ttl.map_or(0, |ttl| now.saturating_add(ttl));
-        let (user, credentials) = self.issue(&record, role, label, false, expires)?;
         // Who has expired says nothing any more.
         record.users.retain(|user| user.expires == 0 || user.expires > now);
+        record.forget_ended(now);
+        room(&record, MAX_USERS)?;
+        let (user, credentials) = self.issue(&record, role, label, false, expires)?;
         record.users.push(user.clone());
         self.write(&mut record)?;
         self.audit(&record, "user.add", &format!("{role} {}", user.id), "ok").await?;
@@ -900,6 +1329,11 @@ impl Tenants {
     ///
     /// When there is no such user, or no server answers.
     pub async fn revoke(&self, name: &str, user: &str) -> Result<Vec<UserRecord>, TenantError> {
+        let done = self.try_revoke(name, user).await;
+        self.refused(name, "user.revoke", done)
+    }
+
+    async fn try_revoke(&self, name: &str, user: &str) -> Result<Vec<UserRecord>, TenantError> {
         let _lock = self.lock(&format!("revoke {name}"))?;
         let mut record = self.active(name)?;
         let (ended, kept): (Vec<_>, Vec<_>) =
@@ -909,15 +1343,17 @@ impl Tenants {
             let (tenant, user) = (name.to_owned(), user.chars().take(80).collect());
             return Err(TenantError::UnknownUser { tenant, user });
         }
+        let now = self.now();
+        record.forget_ended(now);
         for user in &ended {
-            record.revocations.insert(user.id.clone(), ended_at(user));
+            record.revoke(user, now);
             if user.platform {
                 files::remove(&self.creds_file(name, user.role)?)?;
             }
         }
         // The record first: with it the next push, whatever for, ends them too.
         self.write(&mut record)?;
-        self.push(&record, &self.resolver().await?).await?;
+        self.push(&mut record, &self.resolver().await?).await?;
         for user in &ended {
             self.audit(&record, "user.revoke", &user.id, "ok").await?;
         }
@@ -931,17 +1367,25 @@ impl Tenants {
     ///
     /// When the tenant is not active, or no server answers.
     pub async fn rotate_users(&self, name: &str) -> Result<Rotated, TenantError> {
+        let done = self.try_rotate_users(name).await;
+        self.refused(name, "user.rotate", done)
+    }
+
+    async fn try_rotate_users(&self, name: &str) -> Result<Rotated, TenantError> {
         let _lock = self.lock(&format!("rotate {name}"))?;
         let mut record = self.active(name)?;
+        let now = self.now();
+        record.forget_ended(now);
+        room(&record, MAX_REVOCATIONS)?;
         let (old, kept): (Vec<_>, Vec<_>) = record.users.drain(..).partition(|user| user.platform);
         record.users = kept;
         for user in &old {
             files::remove(&self.creds_file(name, user.role)?)?;
-            record.revocations.insert(user.id.clone(), ended_at(user));
+            record.revoke(user, now);
         }
         self.platform_users(&mut record)?;
         self.write(&mut record)?;
-        self.push(&record, &self.resolver().await?).await?;
+        self.push(&mut record, &self.resolver().await?).await?;
         self.audit(&record, "user.rotate", name, "ok").await?;
         Ok(Rotated { ended: Vec::new() })
     }
@@ -953,6 +1397,11 @@ impl Tenants {
     ///
     /// When the tenant is not active, or no server answers.
     pub async fn rotate_signing(&self, name: &str) -> Result<Rotated, TenantError> {
+        let done = self.try_rotate_signing(name).await;
+        self.refused(name, "account.rotate", done)
+    }
+
+    async fn try_rotate_signing(&self, name: &str) -> Result<Rotated, TenantError> {
         let _lock = self.lock(&format!("rotate {name}"))?;
         let mut record = self.active(name)?;
         let resolver = self.resolver().await?;
@@ -970,7 +1419,7 @@ impl Tenants {
         keys.get_or_make(&signing_key(name, record.signing), KeyPairType::Account)?;
         self.write(&mut record)?;
         // Both keys count while users are exchanged.
-        self.push(&record, &resolver).await?;
+        self.push(&mut record, &resolver).await?;
         let (ended, kept): (Vec<_>, Vec<_>) =
             record.users.drain(..).partition(|user| user.signing <= before);
         record.users = kept;
@@ -983,16 +1432,17 @@ impl Tenants {
         // interrupted: between the two somebody may have been given the new key's signature and been revoked.
         if !resumed {
             record.revocations.clear();
+            record.revocation_ends.clear();
         }
-        self.push(&record, &resolver).await?;
+        self.push(&mut record, &resolver).await?;
         self.write(&mut record)?;
         keys.remove(&signing_key(name, before))?;
         self.audit(&record, "account.rotate", name, "ok").await?;
         Ok(Rotated { ended: ended.into_iter().filter(|user| !user.platform).collect() })
     }
 
-    /// The entries of a tenant's audit log, oldest first, both the platform's and its own engineers'. What stands among
-    /// the platform's without its signature is left out.
+    /// The entries of a tenant's audit log, oldest first, both the platform's and its own engineers', and what was refused, of
+    /// which the journal has the newest. What stands among the platform's without its signature is left out.
     ///
     /// # Errors
     ///
@@ -1028,6 +1478,7 @@ impl Tenants {
                     .extend(entry.map(|entry| Entry { by_tenant: name != AUDIT_STREAM, ..entry }));
             }
         }
+        entries.extend(self.refusals(&record.name)?);
         entries.sort_by_key(|entry| entry.time);
         Ok(entries)
     }
@@ -1058,6 +1509,53 @@ impl Tenants {
         Ok(())
     }
 
+    /// Writes what was refused, or failed, into the tenant's journal, where there is one. Not into its account: its own log has
+    /// what was done, and must not be filled by what was not.
+    fn refused<T>(
+        &self,
+        name: &str,
+        what: &str,
+        done: Result<T, TenantError>,
+    ) -> Result<T, TenantError> {
+        if let Err(error) = &done
+            && let Ok(Some(record)) = self.read(name)
+            && let Ok(folder) = self.folder(name)
+        {
+            let size =
+                std::fs::metadata(folder.join("journal.jsonl")).map_or(0, |about| about.len());
+            let reason: String = error.to_string().chars().take(OUTCOME_MAX).collect();
+            if size < JOURNAL_MAX
+                && let Err(error) = self.journal(&record, what, name, &format!("refused: {reason}"))
+            {
+                // The caller is told of the reason itself.
+                let _ = error;
+            }
+        }
+        done
+    }
+
+    /// What was refused or failed, of the newest of a tenant's journal.
+    fn refusals(&self, name: &str) -> Result<Vec<Entry>, TenantError> {
+        let path = self.folder(name)?.join("journal.jsonl");
+        let mut text = Vec::new();
+        let read = (|| {
+            let mut file = File::open(&path)?;
+            let begin = file.metadata()?.len().saturating_sub(JOURNAL_TAIL);
+            file.seek(SeekFrom::Start(begin))?;
+            file.take(JOURNAL_TAIL).read_to_end(&mut text)
+        })();
+        match read {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(FileError::io("read", &path)(e).into());
+            }
+            _ => {}
+        }
+        // The first line may be a part of one.
+        let entries =
+            text.split(|byte| *byte == b'\n').filter_map(|l| serde_json::from_slice(l).ok());
+        Ok(entries.filter(|entry: &Entry| entry.outcome.starts_with("refused")).collect())
+    }
+
     /// Keeps an entry in the tenant's own account.
     async fn keep(&self, record: &Record, entry: &Entry) -> Result<(), TenantError> {
         let bytes = json(entry)?;
@@ -1080,7 +1578,7 @@ impl Tenants {
         outcome: &str,
     ) -> Result<Entry, TenantError> {
         let entry = Entry {
-            time: crate::now(),
+            time: self.now(),
             who: self.who.clone(),
             what: what.to_owned(),
             subject: subject.to_owned(),
@@ -1105,7 +1603,8 @@ impl Tenants {
         let user = KeyPair::new_user();
         let mut claims = Claims::new("millrace provisioning", &user.public_key(), User::default());
         claims.nats.claims.issuer_account = record.account.clone();
-        claims.exp = claims.iat + ADMIN_SECONDS;
+        // The server compares it with its own clock.
+        claims.exp = crate::now() + ADMIN_SECONDS;
         // While everybody is revoked, it has to be issued after that.
         claims.iat = claims.iat.max(record.suspended.map_or(0, |time| time + 1));
         let token = claims.sign(&self.signing(record)?)?;
@@ -1113,30 +1612,70 @@ impl Tenants {
         Ok(self.address.connect("millrace provisioning", &credentials(&token, &seed)).await?)
     }
 
+    /// The servers, over the connection that is there, if it is not old: how many they are takes a silence to find out.
     async fn resolver(&self) -> Result<Resolver, TenantError> {
+        if let Some((since, resolver)) = &*lock(&self.connection)
+            && since.elapsed() < REUSE
+            && resolver.client().connection_state() == connection::State::Connected
+        {
+            return Ok(resolver.clone());
+        }
         let creds = files::read_private(&self.home.system_creds())?;
         let creds = String::from_utf8_lossy(&creds);
-        Ok(Resolver::new(self.address.connect("millrace tenants", &creds).await?))
+        let resolver = Resolver::new(self.address.connect("millrace tenants", &creds).await?);
+        *lock(&self.connection) = Some((Instant::now(), resolver.clone()));
+        Ok(resolver)
     }
 
-    async fn push(&self, record: &Record, resolver: &Resolver) -> Result<(), TenantError> {
-        let connections = if record.suspended.is_some() { 0 } else { record.limits.connections };
-        resolver.push(&self.account_token(record, connections)?).await?;
+    /// Gives the account to the servers as the record has it.
+    async fn push(&self, record: &mut Record, resolver: &Resolver) -> Result<(), TenantError> {
+        self.push_with(record, connections(record), resolver).await
+    }
+
+    async fn push_with(
+        &self,
+        record: &mut Record,
+        connections: i64,
+        resolver: &Resolver,
+    ) -> Result<(), TenantError> {
+        self.later(record, resolver).await?;
+        let mut claims =
+            Claims::new(&record.name, &record.account, self.account(record, connections)?);
+        claims.iat = record.pushed;
+        resolver.push(&claims.sign(&self.home.operator_signing()?)?).await?;
         Ok(())
     }
 
-    /// The account's token: all of it follows from the record.
-    fn account_token(&self, record: &Record, connections: i64) -> Result<String, TenantError> {
+    /// A time for the next token: now, or later than that of any before, whatever the clock says.
+    async fn later(&self, record: &mut Record, resolver: &Resolver) -> Result<(), TenantError> {
+        // What the servers have can be newer than a record that was restored. Without an answer the push itself fails.
+        let there =
+            resolver.lookup(&record.account).await.ok().and_then(|token| token_claims(token).ok());
+        let before = there.flatten().map_or(0, |there| there.iat).max(record.pushed);
+        record.pushed = self.now().max(before.saturating_add(1));
+        // Into the record as it is on the disk: what else the caller changes, it writes when it is true.
+        if let Some(mut stored) = self.read(&record.name)? {
+            stored.pushed = record.pushed;
+            self.write(&mut stored)?;
+            record.revision = stored.revision;
+        }
+        Ok(())
+    }
+
+    /// The account: all of it follows from the record.
+    fn account(&self, record: &Record, connections: i64) -> Result<Account, TenantError> {
         let limits = &record.limits;
         let mut signing_keys = BTreeSet::new();
         for number in [Some(record.signing), record.signing_before].into_iter().flatten() {
             signing_keys.insert(self.signing_numbered(record, number)?.public_key());
         }
-        let mut revocations = record.revocations.clone();
+        let mut record_now = record.clone();
+        record_now.forget_ended(self.now());
+        let mut revocations = record_now.revocations;
         if let Some(time) = record.suspended {
             revocations.insert(EVERYBODY.to_owned(), time);
         }
-        let account = Account {
+        Ok(Account {
             limits: AccountLimits {
                 subs: limits.subscriptions,
                 payload: limits.payload,
@@ -1156,9 +1695,7 @@ impl Tenants {
             signing_keys,
             revocations,
             ..Account::default()
-        };
-        let claims = Claims::new(&record.name, &record.account, account);
-        Ok(claims.sign(&self.home.operator_signing()?)?)
+        })
     }
 
     fn signing(&self, record: &Record) -> Result<KeyPair, TenantError> {
@@ -1215,8 +1752,12 @@ impl Tenants {
         };
         let name = format!("{} {role}", record.name);
         let mut claims = Claims::new(&name, &key.public_key(), user);
+        claims.iat = self.now();
         claims.exp = expires;
         claims.nats.tags = vec![format!("lattice:{}", record.lattice), format!("role:{role}")];
+        if inbox(role) != "_INBOX" {
+            claims.nats.tags.push(format!("inbox:{}", inbox(role)));
+        }
         let token = claims.sign(&self.signing(record)?)?;
         let seed = key.seed().map_err(|e| JwtError::Sign(e.to_string()))?;
         let user = UserRecord {
@@ -1300,8 +1841,65 @@ fn signed_text(lattice: &str, entry: &[u8]) -> Vec<u8> {
 }
 
 /// From when on a user does not count: now, or when it was issued by a clock that was ahead of this one.
-fn ended_at(user: &UserRecord) -> i64 {
-    crate::now().max(user.issued)
+fn ended_at(user: &UserRecord, now: i64) -> i64 {
+    now.max(user.issued)
+}
+
+/// Connections of a tenant's account.
+fn connections(record: &Record) -> i64 {
+    if record.suspended.is_some() { 0 } else { record.limits.connections }
+}
+
+/// The account of nobody: no connections, no users, nothing of JetStream.
+fn nobody(until: i64) -> Account {
+    Account {
+        limits: AccountLimits {
+            subs: 0,
+            imports: 0,
+            exports: 0,
+            conn: 0,
+            leaf: 0,
+            disallow_bearer: true,
+            ..AccountLimits::default()
+        },
+        revocations: [(EVERYBODY.to_owned(), until)].into(),
+        ..Account::default()
+    }
+}
+
+fn token_claims(token: Option<String>) -> Result<Option<Claims<Account>>, JwtError> {
+    token.map(|token| Claims::verify(&token)).transpose()
+}
+
+/// Whether there is room for another user, and its revocation.
+fn room(record: &Record, most: usize) -> Result<(), TenantError> {
+    let count = record.users.len() + record.revocations.len();
+    if count < most {
+        return Ok(());
+    }
+    Err(TenantError::TooManyUsers { name: record.name.clone(), count })
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), TenantError> {
+    let is_good = |(name, value): &(&String, &String)| {
+        let (name, value) = (name.chars().count(), value.chars().count());
+        (1..=LABEL_NAME_MAX).contains(&name) && value <= LABEL_VALUE_MAX
+    };
+    let bad = labels.iter().find(|label| !is_good(label)).or_else(|| labels.iter().nth(LABELS_MAX));
+    match bad {
+        Some((name, _)) => Err(TenantError::Label(name.chars().take(80).collect())),
+        None => Ok(()),
+    }
+}
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let about = std::fs::metadata(path).ok()?;
+    Some((about.ino(), about.mtime(), about.mtime_nsec(), about.len(), about.mode()))
+}
+
+/// Nobody panics while holding one of these; what is in them is whole in any case.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn account_folder(name: &str) -> String {

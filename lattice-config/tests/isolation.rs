@@ -15,7 +15,7 @@ use bed::{Bed, connect_text};
 use futures::StreamExt;
 use millrace_lattice_config::Role;
 use millrace_lattice_config::jwt::{Claims, User, credentials, read_credentials};
-use millrace_lattice_config::tenants::Record;
+use millrace_lattice_config::tenants::{Limits, Record};
 use nkeys::KeyPair;
 
 /// A user of a tenant without any rule: the most that an account can give.
@@ -301,4 +301,264 @@ async fn a_tenant_that_takes_all_it_can() {
     };
     js.create_stream(config).await.unwrap();
     js.publish("millrace.quiet.x", "y".into()).await.unwrap().await.unwrap();
+}
+
+/// A tenant at work: publishes, reads and acknowledges, until told to stop. How long each round took, sorted, and how many
+/// failed.
+async fn work(
+    js: jetstream::Context,
+    consumer: jetstream::consumer::PullConsumer,
+    stop: Arc<std::sync::atomic::AtomicBool>,
+) -> (Vec<Duration>, usize) {
+    let (mut took, mut errors) = (Vec::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let begun = std::time::Instant::now();
+        let round = async {
+            let sent = js.publish("millrace.quiet.x", "y".into()).await.map_err(drop)?;
+            sent.await.map_err(drop)?;
+            let batch = consumer.batch().max_messages(1).expires(Duration::from_secs(5));
+            let mut batch = batch.messages().await.map_err(drop)?;
+            let message = batch.next().await.ok_or(())?.map_err(drop)?;
+            message.double_ack().await.map_err(drop)
+        };
+        match tokio::time::timeout(Duration::from_secs(10), round).await {
+            Ok(Ok(())) => took.push(begun.elapsed()),
+            _ => errors += 1,
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    took.sort();
+    (took, errors)
+}
+
+fn p99(took: &[Duration]) -> Duration {
+    took[(took.len() * 99 / 100).min(took.len() - 1)]
+}
+
+/// A tenant takes all of each thing that its account bounds, and more, while another one works.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_tenant_exhausts_another_does_not_miss() {
+    let bed = Bed::new();
+    let limits = Limits {
+        connections: 40,
+        leaf_nodes: 0,
+        subscriptions: 1000,
+        payload: 64 << 10,
+        disk: 64 << 20,
+        memory: 4 << 20,
+        streams: 24,
+        consumers: 60,
+    };
+    let go = &mut |_| std::ops::ControlFlow::Continue(());
+    let greedy = bed.tenants.add("greedy", &limits, &Default::default(), go).await.unwrap();
+    bed.add("quiet").await;
+    let url = bed.server.url();
+    let js = jetstream::new(bed.connect("quiet", Role::Operator).await);
+    let config = stream::Config {
+        name: "edge".into(),
+        subjects: vec!["millrace.quiet.x".into()],
+        ..Default::default()
+    };
+    let edge = js.create_stream(config).await.unwrap();
+    let config = jetstream::consumer::pull::Config {
+        durable_name: Some("work".into()),
+        ..Default::default()
+    };
+    let consumer = edge.create_consumer(config).await.unwrap();
+
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let alone = tokio::spawn(work(js.clone(), consumer.clone(), stop.clone()));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    stop.store(true, Ordering::Relaxed);
+    let (alone, errors) = alone.await.unwrap();
+    assert!(errors == 0 && !alone.is_empty(), "{errors} errors alone");
+
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let beside = tokio::spawn(work(js.clone(), consumer, stop.clone()));
+    let creds = unbounded(&bed, &greedy);
+    // What, how often it was tried, and how often it succeeded beyond the limit.
+    let mut report: Vec<(&str, usize, i64)> = Vec::new();
+    let usage = async || bed.tenants.show("greedy").await.unwrap().usage;
+
+    // JetStream has some subscriptions of its own in each account, which do not count against the limit.
+    let mut idle = usage().await;
+    while idle.connections > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        idle = usage().await;
+    }
+    let mut held = Vec::new();
+    let mut tried = 0;
+    while tried < 100 {
+        tried += 1;
+        if let Ok(client) = connect_text(&url, &creds).await {
+            held.push(client);
+        }
+    }
+    report.push(("connections", tried, held.len() as i64 - limits.connections));
+    let first = held[0].clone();
+    held.truncate(4);
+
+    let mut heard = held[1].subscribe("own.done").await.unwrap();
+    jetstream::new(held[1].clone()).query_account().await.unwrap();
+    let mut ears = Vec::new();
+    for number in 0..2000 {
+        ears.push(first.subscribe(format!("own.{number}")).await.unwrap());
+    }
+    // What comes after them over the same connection has been looked at after them.
+    first.publish("own.done", "".into()).await.unwrap();
+    heard.next().await.unwrap();
+    let most = usage().await.subscriptions;
+    assert!(most >= limits.subscriptions, "{most}");
+    // The limit is that of one connection; the other one has two: this, and for its answers.
+    report.push(("subscriptions", 2000, most - 2 - idle.subscriptions - limits.subscriptions));
+    drop(ears);
+
+    let js = jetstream::new(connect_text(&url, &creds).await.unwrap());
+    let mut tried = 0;
+    let mut made = Vec::new();
+    for number in 0..60 {
+        tried += 1;
+        let name = format!("s{number}");
+        let subjects = vec![format!("own.stream.{number}")];
+        let config = stream::Config { name, subjects, ..Default::default() };
+        made.extend(js.create_stream(config).await.ok());
+    }
+    report.push(("streams", tried, usage().await.streams - limits.streams));
+    assert!(!made.is_empty());
+
+    let mut tried = 0;
+    for number in 0..120 {
+        tried += 1;
+        let config = jetstream::consumer::pull::Config {
+            durable_name: Some(format!("c{number}")),
+            ..Default::default()
+        };
+        let _ = made[0].create_consumer(config).await;
+    }
+    // The limit is that of one stream.
+    report.push(("consumers", tried, usage().await.consumers - limits.consumers));
+
+    let block = vec![0; 60 << 10];
+    let fill = async |subject: &str, tries: usize| {
+        let mut refused = 0;
+        for _ in 0..tries {
+            let sent = js.publish(subject.to_owned(), block.clone().into()).await.unwrap();
+            refused += usize::from(sent.await.is_err());
+        }
+        refused
+    };
+    let refused = fill("own.stream.0", 1300).await;
+    assert!(refused > 0, "the disk has no end");
+    report.push(("bytes on disk", 1300, usage().await.disk - limits.disk));
+    js.delete_stream("s1").await.unwrap();
+    let config = stream::Config {
+        name: "memory".into(),
+        subjects: vec!["own.memory".into()],
+        storage: stream::StorageType::Memory,
+        ..Default::default()
+    };
+    js.create_stream(config).await.unwrap();
+    let refused = fill("own.memory", 120).await;
+    assert!(refused > 0, "the memory has no end");
+    report.push(("bytes in memory", 120, usage().await.memory - limits.memory));
+
+    let mut over = 0;
+    for size in [limits.payload + 1, 2 * limits.payload, 1 << 20, 8 << 20] {
+        over += i64::from(too_large(&url, &creds, usize::try_from(size).unwrap()));
+    }
+    report.push(("bytes of a message", 4, over));
+
+    stop.store(true, Ordering::Relaxed);
+    let (beside, errors) = beside.await.unwrap();
+    let mut attempts = 0;
+    let mut successes = 0;
+    for (what, tried, over) in &report {
+        println!("{what}: {tried} attempts, {} beyond the limit", (*over).max(0));
+        attempts += tried;
+        successes += (*over).max(0);
+    }
+    let (quiet, disturbed) = (p99(&alone), p99(&beside));
+    println!("attempts {attempts}, successes {successes}");
+    println!(
+        "the neighbour: p99 alone {quiet:?} of {}, beside it {disturbed:?} of {}, errors {errors}",
+        alone.len(),
+        beside.len()
+    );
+    assert_eq!(successes, 0, "{report:?}");
+    assert_eq!(errors, 0);
+    assert!(disturbed < quiet + Duration::from_millis(250), "{disturbed:?} after {quiet:?}");
+}
+
+/// Whether a message of a size gets through, as one sends it who does not keep to what the server said. The clients' own check
+/// would refuse it before.
+fn too_large(url: &str, creds: &str, size: usize) -> bool {
+    use std::io::{BufRead, BufReader, Write};
+    let (_, token, key) = read_credentials(creds).unwrap();
+    let stream = std::net::TcpStream::connect(url.trim_start_matches("nats://")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap());
+    let mut stream = stream;
+    let mut info = String::new();
+    lines.read_line(&mut info).unwrap();
+    let info: serde_json::Value = serde_json::from_str(info.trim_start_matches("INFO ")).unwrap();
+    let nonce = info["nonce"].as_str().unwrap();
+    let signature = key.sign(nonce.as_bytes()).unwrap();
+    let signature = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, signature);
+    let connect = serde_json::json!({ "verbose": true, "jwt": token, "sig": signature });
+    write!(stream, "CONNECT {connect}\r\nPING\r\n").unwrap();
+    let mut line = String::new();
+    while !line.starts_with("PONG") {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0 && !line.starts_with("-ERR"), "{line}");
+    }
+    // The server may close in the middle of it.
+    let message =
+        [format!("PUB own.x {size}\r\n").into_bytes(), vec![0; size], b"\r\nPING\r\n".to_vec()];
+    let _ = stream.write_all(&message.concat());
+    loop {
+        line.clear();
+        match lines.read_line(&mut line) {
+            Ok(count) if count > 0 => {
+                if line.starts_with("PONG") {
+                    return true;
+                }
+                if line.starts_with("-ERR") {
+                    return false;
+                }
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// A server compares times with its own clock, to the second and without tolerance; when a token says it was issued is no
+/// reason to refuse it.
+#[tokio::test]
+async fn tokens_and_clocks_that_differ() {
+    let bed = Bed::new();
+    let record = bed.add("acme").await;
+    let url = bed.server.url();
+    let folder = bed.home.root().join("keys/accounts/acme/signing-1.nk");
+    let signing = KeyPair::from_seed(fs::read_to_string(folder).unwrap().trim()).unwrap();
+    let now = millrace_lattice_config::now;
+    let made = |iat: i64, nbf: i64, exp: i64| {
+        let user = KeyPair::new_user();
+        let claims = User { issuer_account: record.account.clone(), ..User::default() };
+        let mut claims = Claims::new("skewed", &user.public_key(), claims);
+        (claims.iat, claims.nbf, claims.exp) = (iat, nbf, exp);
+        credentials(&claims.sign(&signing).unwrap(), &user.seed().unwrap())
+    };
+    let counts = async |creds: &str| connect_text(&url, creds).await.is_ok();
+    // Issued by a clock that is ahead or behind.
+    for seconds in [-86_400, -5, 5, 86_400] {
+        assert!(counts(&made(now() + seconds, 0, 0)).await, "{seconds}");
+    }
+    assert!(!counts(&made(now(), 0, now() - 1)).await);
+    let soon = made(now(), now() + 3, 0);
+    assert!(!counts(&soon).await);
+    let brief = made(now(), 0, now() + 3);
+    assert!(counts(&brief).await);
+    tokio::time::sleep(Duration::from_millis(4100)).await;
+    assert!(counts(&soon).await);
+    assert!(!counts(&brief).await);
 }

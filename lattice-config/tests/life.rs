@@ -17,6 +17,8 @@ use futures::StreamExt;
 use millrace_lattice_config::Role;
 use millrace_lattice_config::ca::{Authority, CaError};
 use millrace_lattice_config::home::Home;
+use millrace_lattice_config::jwt::{Account, Claims};
+use millrace_lattice_config::now;
 use millrace_lattice_config::resolver::{Address, Resolver, ResolverError};
 use millrace_lattice_config::server::{Cluster, ServerOptions, TlsFiles};
 use millrace_lattice_config::tenants::{Limits, State, Step, TenantError, Tenants};
@@ -33,6 +35,14 @@ async fn gone(client: &async_nats::Client) {
         client.connection_state() != connection::State::Connected
     })
     .await;
+}
+
+/// What is left of an account that was purged.
+fn lets_nobody_in(token: &str) {
+    let claims = Claims::<Account>::verify(token).unwrap().nats.claims;
+    assert_eq!((claims.limits.conn, claims.limits.leaf), (0, 0));
+    assert_eq!((claims.limits.disk_storage, claims.limits.mem_storage), (0, 0));
+    assert!(claims.signing_keys.is_empty() && claims.revocations.contains_key("*"));
 }
 
 #[tokio::test]
@@ -87,15 +97,26 @@ async fn added_used_suspended_resumed_removed() {
     bed.tenants.resume("acme").await.unwrap();
     let log = bed.tenants.audit_log("acme").await.unwrap();
     let what: Vec<&str> = log.iter().map(|entry| entry.what.as_str()).collect();
+    // What was refused stands there too, of the times that it was tried.
+    let refused: Vec<&str> = log
+        .iter()
+        .filter(|e| e.outcome.starts_with("refused: "))
+        .map(|e| e.what.as_str())
+        .collect();
+    assert_eq!(refused, ["tenant.add", "user.add", "tenant.purge"]);
+    let done: Vec<&str> =
+        log.iter().filter(|e| e.outcome == "ok").map(|e| e.what.as_str()).collect();
     let wanted =
         ["tenant.add", "tenant.suspend", "tenant.resume", "tenant.remove", "tenant.resume"];
-    assert_eq!(what, wanted);
-    assert!(log.iter().all(|entry| entry.who == "tester"));
+    assert_eq!(done, wanted, "{what:?}");
+    assert!(log.iter().all(|entry| entry.who == "tester" && entry.outcome.len() < 1000));
     bed.tenants.remove("acme", Duration::ZERO).await.unwrap();
     assert_eq!(bed.tenants.sweep().await.unwrap(), ["acme"]);
     assert!(bed.tenants.list().unwrap().is_empty());
-    assert_eq!(resolver(&bed).await.lookup(&record.account).await.unwrap(), None);
-    assert_eq!(fs::read_dir(bed.home.root().join("removed")).unwrap().count(), 1);
+    let left = resolver(&bed).await.lookup(&record.account).await.unwrap().unwrap();
+    lets_nobody_in(&left);
+    // The journal, and the account's key.
+    assert_eq!(fs::read_dir(bed.home.root().join("removed")).unwrap().count(), 2);
     // The name is free, and nothing of the one before is there.
     let new = bed.add("acme").await;
     assert_ne!(new.account, record.account);
@@ -106,8 +127,19 @@ async fn added_used_suspended_resumed_removed() {
 async fn an_interrupted_add_goes_on_where_it_was() {
     let bed = Bed::new();
     let whole = bed.add("whole").await;
-    let mut wanted = bed.tenants.show("whole").await.unwrap().usage;
-    wanted.disk = 0;
+    // When the platform's own connection is gone.
+    let idle = async |name: &str| {
+        for _ in 0..200 {
+            let mut usage = bed.tenants.show(name).await.unwrap().usage;
+            usage.disk = 0;
+            if usage.connections == 0 {
+                return usage;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name} is still connected");
+    };
+    let wanted = idle("whole").await;
     for (number, step) in Step::ALL.into_iter().enumerate() {
         let name = format!("cut-{number}");
         let cut = add_until(&bed.tenants, &name, step).await;
@@ -119,9 +151,7 @@ async fn an_interrupted_add_goes_on_where_it_was() {
         assert_eq!((record.state, &record.done), (State::Active, &whole.done), "{step:?}");
         assert_eq!(record.account, account);
         assert_eq!(record.users.len(), whole.users.len());
-        let mut usage = bed.tenants.show(&name).await.unwrap().usage;
-        usage.disk = 0;
-        assert_eq!(usage, wanted, "{step:?}");
+        assert_eq!(idle(&name).await, wanted, "{step:?}");
         for role in Role::ALL {
             bed.connect(&name, role).await;
         }
@@ -368,6 +398,8 @@ async fn a_cluster_of_three_with_one_node_lost() {
     let ports: Vec<(u16, u16)> =
         (0..3).map(|_| (free_port().unwrap(), free_port().unwrap())).collect();
     let routes: Vec<String> = ports.iter().map(|(_, route)| format!("127.0.0.1:{route}")).collect();
+    let authority = Authority::create(&home.tls_folder()).unwrap();
+    let tls = authority.server("route", &["127.0.0.1".to_owned()]).unwrap();
     let mut servers: Vec<NatsServer> = Vec::new();
     for (number, (port, route)) in ports.iter().enumerate() {
         let mut options = ServerOptions::new(&home, &format!("127.0.0.1:{port}"));
@@ -378,6 +410,7 @@ async fn a_cluster_of_three_with_one_node_lost() {
             name: "plant".to_owned(),
             listen: format!("127.0.0.1:{route}"),
             routes: routes.clone(),
+            tls: tls.clone(),
         });
         options.write(&home, &folder.path().join(format!("{number}.conf"))).unwrap();
         let config = options.configuration(&home);
@@ -396,8 +429,15 @@ async fn a_cluster_of_three_with_one_node_lost() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     last.unwrap().unwrap();
+    let gone = add(&tenants, "gone").await.unwrap();
+    let gone_creds =
+        fs::read_to_string(tenants.creds_file("gone", Role::Operator).unwrap()).unwrap();
+    strangers_are_no_servers(&folder.path().join("strange"), &home, &servers, &routes, &authority)
+        .await;
     servers[2].kill().unwrap();
-    let two = Tenants::new(home.clone(), Address::plain(&urls[..2].join(",")), "tester");
+    // An hour behind: what it pushes counts all the same.
+    let two = Tenants::new(home.clone(), Address::plain(&urls[..2].join(",")), "tester")
+        .with_clock(|| now() - 3600);
     let mut last = None;
     for _ in 0..30 {
         last = Some(add(&two, "late").await);
@@ -408,6 +448,16 @@ async fn a_cluster_of_three_with_one_node_lost() {
     }
     last.unwrap().unwrap();
     two.suspend("acme").await.unwrap();
+    two.remove("gone", Duration::ZERO).await.unwrap();
+    let mut last = None;
+    for _ in 0..30 {
+        last = Some(two.purge("gone").await);
+        if matches!(last, Some(Ok(()))) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    last.unwrap().unwrap();
     // The one that was away takes both from the others when it is back.
     servers[2].restart().unwrap();
     let late = tenants.creds_file("late", Role::Operator).unwrap();
@@ -420,6 +470,22 @@ async fn a_cluster_of_three_with_one_node_lost() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     println!("refused by the third {:?} after it knew the new one", back.elapsed());
+    // Nor does it bring back who was purged meanwhile, to itself or to the others.
+    while connect_text(&urls[2], &gone_creds).await.is_ok() {
+        assert!(back.elapsed() < Duration::from_secs(15), "the third lets the purged one in");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(6).saturating_sub(back.elapsed())).await;
+    let system = fs::read_to_string(home.system_creds()).unwrap();
+    for url in &urls {
+        assert!(connect_text(url, &gone_creds).await.is_err(), "{url}");
+    }
+    let client = Address::plain(&urls[0]).connect("test", &system).await.unwrap();
+    lets_nobody_in(&Resolver::new(client).lookup(&gone.account).await.unwrap().unwrap());
+    for number in 0..3 {
+        let file = folder.path().join(format!("jwt-{number}/{}.jwt", gone.account));
+        lets_nobody_in(&fs::read_to_string(file).unwrap());
+    }
 }
 
 /// Each role does its work, and the server has nothing to complain about.
@@ -470,8 +536,24 @@ async fn roles_do_their_work_and_no_more() {
     let violations = |log: &str| log.matches("Violation - ").count();
     assert_eq!(violations(&bed.server.log()), 0, "{}", bed.server.log());
 
+    // A viewer hears answers to its own questions and to no others.
+    let mut ears = Vec::new();
+    for subject in ["_INBOX.>", "_INBOX.*.*", ">", "*.>"] {
+        ears.push(viewer.subscribe(subject).await.unwrap());
+    }
+    let inbox = operator.new_inbox();
+    ears.push(viewer.subscribe(inbox.clone()).await.unwrap());
+    viewer.flush().await.unwrap();
+    until("no subscription counts", async || violations(&bed.server.log()) == 5).await;
+    provider.publish(inbox, "secret".into()).await.unwrap();
+    jetstream::new(operator.clone()).query_account().await.unwrap();
+    for mut ear in ears {
+        let heard = tokio::time::timeout(Duration::from_millis(100), ear.next()).await;
+        assert!(!matches!(heard, Ok(Some(_))), "{heard:?}");
+    }
+
     // What they may not.
-    let mut attempts = 0;
+    let mut attempts = 5;
     for (client, subjects) in [
         (&viewer, vec!["wadm.api.acme.model.del.p", "wadm.api.acme.model.put", "acme.x.wrpc"]),
         (&viewer, vec!["wasmbus.ctl.v1.acme.host.stop.x", "wasmbus.ctl.v1.acme.config.get.x"]),
@@ -610,4 +692,229 @@ async fn what_a_tenant_writes_into_the_audit_log_is_its_own() {
     let log = bed.tenants.audit_log("acme").await.unwrap();
     let by: Vec<(&str, bool)> = log.iter().map(|e| (e.what.as_str(), e.by_tenant)).collect();
     assert_eq!(by, [("tenant.limits", true), ("tenant.add", false)]);
+}
+
+/// Whoever has no certificate of the authority is no server of the cluster, though it has the operator's token.
+async fn strangers_are_no_servers(
+    folder: &std::path::Path,
+    home: &Home,
+    servers: &[NatsServer],
+    routes: &[String],
+    authority: &Authority,
+) {
+    use std::io::{Read, Write};
+    // Without TLS: one that does not ask for it greets whoever connects, and answers.
+    let mut plain = std::net::TcpStream::connect(&routes[0]).unwrap();
+    plain.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    plain.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n").unwrap();
+    let mut heard = Vec::new();
+    let _ = plain.read_to_end(&mut heard);
+    let heard = String::from_utf8_lossy(&heard);
+    assert!(!heard.contains("INFO") && !heard.contains("PONG"), "{heard}");
+    // With a certificate of another authority, trusting this one.
+    let other = Authority::create(&folder.join("tls")).unwrap();
+    let own = other.server("route", &["127.0.0.1".to_owned()]).unwrap();
+    let (port, route) = (free_port().unwrap(), free_port().unwrap());
+    let mut options = ServerOptions::new(home, &format!("127.0.0.1:{port}"));
+    options.name = Some("stranger".to_owned());
+    options.store = folder.join("store");
+    options.jwt = folder.join("jwt");
+    options.cluster = Some(Cluster {
+        name: "plant".to_owned(),
+        listen: format!("127.0.0.1:{route}"),
+        routes: routes.to_vec(),
+        tls: TlsFiles { authority: authority.file(), ..own },
+    });
+    options.write(home, &folder.join("stranger.conf")).unwrap();
+    let stranger = NatsServer::start_configured(&options.configuration(home), port).unwrap();
+    until("the stranger is refused", async || {
+        servers.iter().any(|server| server.log().contains("unknown authority"))
+    })
+    .await;
+    let system = fs::read_to_string(home.system_creds()).unwrap();
+    let resolver = async |url: String| {
+        let client = Address::plain(&url).connect("test", &system).await.unwrap();
+        Resolver::new(client).servers().await.unwrap()
+    };
+    assert!(!resolver(servers[0].url()).await.contains("stranger"));
+    assert_eq!(resolver(stranger.url()).await.len(), 1);
+}
+
+/// The servers' folder is lost, or an older backup of the installation came back: accounts are pushed, and what was ended since
+/// stays so.
+#[tokio::test]
+async fn a_restored_installation_pushes_its_accounts() {
+    let mut bed = Bed::new();
+    bed.add("acme").await;
+    bed.add("still").await;
+    bed.add("gone").await;
+    bed.tenants.suspend("still").await.unwrap();
+    let backup = fs::read(bed.tenants.folder("acme").unwrap().join("tenant.json")).unwrap();
+    let still = fs::read(bed.tenants.folder("still").unwrap().join("tenant.json")).unwrap();
+    let gone = bed.tenants.get("gone").unwrap();
+    let js = jetstream::new(bed.connect("gone", Role::Operator).await);
+    let stream = jetstream::stream::Config { name: "x".into(), ..Default::default() };
+    js.create_stream(stream).await.unwrap();
+    bed.tenants.remove("gone", Duration::ZERO).await.unwrap();
+    assert_eq!(bed.tenants.push_all().await.unwrap().tenants, Vec::<String>::new());
+
+    bed.server.kill().unwrap();
+    fs::remove_dir_all(bed.home.jwt_folder()).unwrap();
+    fs::create_dir(bed.home.jwt_folder()).unwrap();
+    bed.server.restart().unwrap();
+    let acme = bed.tenants.creds_file("acme", Role::Operator).unwrap();
+    assert!(connect(&bed.server.url(), &acme).await.is_err(), "nobody has pushed yet");
+    // A purge needs nothing of what the servers know, and leaves no stream.
+    bed.tenants.purge("gone").await.unwrap();
+    let store = bed.home.root().join("jetstream/jetstream").join(&gone.account).join("streams");
+    until("its streams are gone from the disk", async || {
+        fs::read_dir(&store).map_or(0, Iterator::count) == 0
+    })
+    .await;
+    let pushed = bed.tenants.push_all().await.unwrap();
+    assert_eq!(pushed.tenants, ["acme", "still"], "{:?}", pushed.failed);
+    connect(&bed.server.url(), &acme).await.unwrap();
+    let creds = bed.tenants.creds_file("still", Role::Operator).unwrap();
+    assert!(connect(&bed.server.url(), &creds).await.is_err());
+    assert!(!bed.tenants.push_one("acme").await.unwrap());
+
+    // Ended after the backup was made.
+    let eve = bed.tenants.creds("acme", Role::Operator, "eve", None).await.unwrap().credentials;
+    bed.tenants.revoke("acme", "eve").await.unwrap();
+    bed.tenants.resume("still").await.unwrap();
+    bed.tenants.suspend("still").await.unwrap();
+    fs::write(bed.tenants.folder("acme").unwrap().join("tenant.json"), backup).unwrap();
+    let text = String::from_utf8(still).unwrap().replace("\"suspended\",", "\"active\",");
+    let at = text.find("\"suspended\": ").unwrap();
+    let end = at + text[at..].find(',').unwrap();
+    let text = format!("{}\"suspended\": null{}", &text[..at], &text[end..]);
+    fs::write(bed.tenants.folder("still").unwrap().join("tenant.json"), text).unwrap();
+    assert_eq!(bed.tenants.get("still").unwrap().state, State::Active);
+    bed.tenants.push_all().await.unwrap();
+    assert!(connect_text(&bed.server.url(), &eve).await.is_err());
+    assert_eq!(bed.tenants.get("still").unwrap().state, State::Suspended);
+    assert!(connect(&bed.server.url(), &creds).await.is_err());
+    // A record that comes back after its tenant was purged does not bring it back.
+    let folder = bed.tenants.folder("gone").unwrap();
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    let record = serde_json::to_vec(&gone).unwrap();
+    fs::write(folder.join("tenant.json"), record).unwrap();
+    fs::set_permissions(folder.join("tenant.json"), fs::Permissions::from_mode(0o600)).unwrap();
+    let failed = bed.tenants.push_all().await.unwrap().failed;
+    assert!(matches!(&failed[..], [(_, TenantError::Purged(_))]), "{failed:?}");
+    bed.tenants.remove("gone", Duration::ZERO).await.unwrap_err();
+}
+
+/// Each token is later than the one before, whatever the clock says, and also than one that another record pushed.
+#[tokio::test]
+async fn tokens_are_in_order_though_the_clock_is_not() {
+    let bed = Bed::new();
+    let account = bed.add("acme").await.account;
+    let servers = resolver(&bed).await;
+    let issued = async || {
+        let token = servers.lookup(&account).await.unwrap().unwrap();
+        Claims::<Account>::verify(&token).unwrap().iat
+    };
+    let mut before = issued().await;
+    let behind = Tenants::new(bed.home.clone(), Address::plain(&bed.server.url()), "tester")
+        .with_clock(|| now() - 86_400);
+    for round in 0..3 {
+        behind.suspend("acme").await.unwrap();
+        let next = issued().await;
+        assert!(next > before, "{round}: {next} after {before}");
+        before = next;
+        let creds = bed.tenants.creds_file("acme", Role::Operator).unwrap();
+        assert!(connect(&bed.server.url(), &creds).await.is_err());
+        behind.resume("acme").await.unwrap();
+        let next = issued().await;
+        assert!(next > before, "{round}: {next} after {before}");
+        before = next;
+        connect(&bed.server.url(), &creds).await.unwrap();
+    }
+    assert_eq!(bed.tenants.get("acme").unwrap().pushed, before);
+    // Revoked by a clock that is behind the one that issued.
+    let eve = bed.tenants.creds("acme", Role::Operator, "eve", None).await.unwrap().credentials;
+    behind.revoke("acme", "eve").await.unwrap();
+    assert!(connect_text(&bed.server.url(), &eve).await.is_err());
+}
+
+/// Those whose tokens have ended are forgotten; the others are bounded before the account's token cannot be pushed.
+#[tokio::test]
+async fn many_revocations() {
+    let bed = Bed::new();
+    bed.add("acme").await;
+    let file = bed.tenants.folder("acme").unwrap().join("tenant.json");
+    let change = |change: &dyn Fn(&mut millrace_lattice_config::tenants::Record)| {
+        let mut record = bed.tenants.get("acme").unwrap();
+        change(&mut record);
+        fs::write(&file, serde_json::to_vec(&record).unwrap()).unwrap();
+    };
+    let user = || nkeys::KeyPair::new_user().public_key();
+    let (old, recent) = (now() - 2 * 86_400, now() - 3600);
+    change(&|record| {
+        for (count, end) in [(5000, old), (100, recent)] {
+            for _ in 0..count {
+                let user = user();
+                record.revocations.insert(user.clone(), end - 10);
+                record.revocation_ends.insert(user, end);
+            }
+        }
+    });
+    let eve = bed.tenants.creds("acme", Role::Operator, "eve", None).await.unwrap().credentials;
+    bed.tenants.revoke("acme", "eve").await.unwrap();
+    assert_eq!(bed.tenants.get("acme").unwrap().revocations.len(), 101);
+    assert!(connect_text(&bed.server.url(), &eve).await.is_err());
+    // One with an end is kept with it.
+    let hour = Some(Duration::from_secs(3600));
+    let brief = bed.tenants.creds("acme", Role::Viewer, "brief", hour).await.unwrap().user;
+    bed.tenants.revoke("acme", "brief").await.unwrap();
+    assert_eq!(bed.tenants.get("acme").unwrap().revocation_ends[&brief.id], brief.expires);
+
+    // As many as there may be. All of them revoked are taken by the server; more users are not made.
+    let last = bed.tenants.creds("acme", Role::Operator, "last", None).await.unwrap().credentials;
+    change(&|record| {
+        while record.revocations.len() < 2399 - record.users.len() {
+            record.revocations.insert(user(), now());
+        }
+    });
+    let error = bed.tenants.creds("acme", Role::Operator, "more", None).await.unwrap_err();
+    assert!(matches!(error, TenantError::TooManyUsers { .. }), "{error}");
+    assert!(error.to_string().contains("millrace tenant rotate acme --signing"), "{error}");
+    bed.tenants.rotate_users("acme").await.unwrap();
+    assert!(matches!(
+        bed.tenants.rotate_users("acme").await,
+        Err(TenantError::TooManyUsers { .. })
+    ));
+    bed.tenants.revoke("acme", "last").await.unwrap();
+    assert!(connect_text(&bed.server.url(), &last).await.is_err());
+    bed.connect("acme", Role::Wadm).await;
+    // The command that the error names.
+    bed.tenants.rotate_signing("acme").await.unwrap();
+    assert!(bed.tenants.get("acme").unwrap().revocations.is_empty());
+    assert!(connect_text(&bed.server.url(), &last).await.is_err());
+    bed.tenants.creds("acme", Role::Operator, "more", None).await.unwrap();
+}
+
+/// Labels are changed, and a look at all records sees it at once.
+#[tokio::test]
+async fn labels_change() {
+    let bed = Bed::new();
+    bed.add("acme").await;
+    assert!(bed.tenants.scan().unwrap().0[0].labels.is_empty());
+    let labels = BTreeMap::from([("site".to_owned(), "hall-3".to_owned())]);
+    bed.tenants.labels("acme", &labels).await.unwrap();
+    assert_eq!(bed.tenants.scan().unwrap().0[0].labels, labels);
+    let long = BTreeMap::from([("x".repeat(64), String::new())]);
+    assert!(matches!(bed.tenants.labels("acme", &long).await, Err(TenantError::Label(_))));
+    let many = (0..33).map(|n| (n.to_string(), String::new())).collect();
+    assert!(matches!(bed.tenants.labels("acme", &many).await, Err(TenantError::Label(_))));
+    bed.tenants.suspend("acme").await.unwrap();
+    bed.tenants.labels("acme", &BTreeMap::new()).await.unwrap();
+    assert_eq!(bed.tenants.get("acme").unwrap().state, State::Suspended);
+    // One that others may read is not taken from what was read before.
+    let file = bed.tenants.folder("acme").unwrap().join("tenant.json");
+    assert_eq!(bed.tenants.scan().unwrap().0.len(), 1);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(bed.tenants.scan().unwrap().1.len(), 1);
 }

@@ -18,7 +18,7 @@ use crate::lint_call::{self, Outlines};
 use crate::lint_grant;
 use crate::lint_test;
 use crate::locate::{Part, Path, quoted};
-use crate::model::{Binding, Input, Kind, Pipeline, Step, VERSION};
+use crate::model::{Binding, Input, Kind, LABEL_MAX, Pipeline, Step, VERSION, is_label};
 use crate::read::{ISSUES_MAX, guess, list};
 
 /// Longest name, in characters: names become parts of NATS subjects, streams
@@ -97,6 +97,7 @@ pub(crate) fn issues(pipeline: &Pipeline, checks: &Checks<'_>) -> Vec<Issue> {
         // Before sub-pipelines are in their places nobody knows what their steps are granted.
         let all = checks.expanded || pipeline.calls.is_empty();
         issues.extend(servers(pipeline, binding, all));
+        issues.extend(placement(binding));
         issues.extend(clients(pipeline, binding));
         if all && checks.graph {
             issues.extend(lint_grant::of_sinks(pipeline, binding));
@@ -767,6 +768,26 @@ fn settings(binding: &Binding) -> Vec<Issue> {
     for (name, sink) in &binding.sinks {
         let path = Path::of(["binding", "sinks", name]);
         issues.extend(check_connector(&sink.connector, &sink.settings, |c| &c.sink, &path));
+    }
+    issues
+}
+
+/// Labels that hosts can have.
+fn placement(binding: &Binding) -> Vec<Issue> {
+    let path = |name: &String| Path::of(["binding", "placement", name]);
+    let wrong = |name: &String, part, text: &str| {
+        let message = format!("{} cannot stand in a label", quoted(text));
+        Issue::error("value", path(name), part, message).mend(format!(
+            "write letters, digits, dots, hyphens and underscores, at most {LABEL_MAX}, such as `site: hall-3`"
+        ))
+    };
+    let mut issues = Vec::new();
+    for (name, value) in &binding.placement {
+        if !is_label(name) {
+            issues.push(wrong(name, Part::Key, name));
+        } else if !is_label(value) {
+            issues.push(wrong(name, Part::Value, value));
+        }
     }
     issues
 }

@@ -430,6 +430,19 @@ pub struct Binding {
     #[serde(default, skip_serializing_if = "Hosts::is_one")]
     #[schemars(schema_with = "schema::hosts")]
     pub hosts: Hosts,
+    /// Labels that a host has to have to run the stages; any host without.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::placement")]
+    pub placement: BTreeMap<String, String>,
+}
+
+/// The most characters of a label's name and value.
+pub(crate) const LABEL_MAX: usize = 63;
+
+/// Whether a text can be a label's name or value: letters, digits, dots, hyphens and underscores, at most [`LABEL_MAX`].
+pub(crate) fn is_label(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !text.is_empty() && text.len() <= LABEL_MAX && text.chars().all(plain)
 }
 
 /// The hosts of a lattice that run the stages of a pipeline.

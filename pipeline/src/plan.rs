@@ -92,6 +92,9 @@ pub struct Plan {
     /// The hosts that run the stages.
     #[serde(skip_serializing_if = "Hosts::is_one", default)]
     pub hosts: Hosts,
+    /// Labels that these hosts have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub placement: BTreeMap<String, String>,
 }
 
 /// One deployable component: steps fused in order, or none for a stage that
@@ -403,6 +406,7 @@ fn of(pipeline: &Pipeline, binding: &Binding, folder: &Path) -> Result<Plan, Pla
         stages: builder.stages,
         servers: servers(binding)?,
         hosts: binding.hosts,
+        placement: binding.placement.clone(),
     })
 }
 

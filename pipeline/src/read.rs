@@ -420,7 +420,16 @@ impl Reader {
         let Some(fields) = self.known_fields(
             node,
             &path,
-            &["parameters", "sources", "sinks", "components", "pipelines", "servers", "hosts"],
+            &[
+                "parameters",
+                "sources",
+                "sinks",
+                "components",
+                "pipelines",
+                "servers",
+                "hosts",
+                "placement",
+            ],
         ) else {
             self.binding_unread = true;
             return Binding::default();
@@ -433,6 +442,9 @@ impl Reader {
             pipelines: self.named(&fields, "pipelines", &path.key("pipelines"), Self::sub_pipeline),
             servers: self.named(&fields, "servers", &path.key("servers"), Self::server),
             hosts: self.value_field(&fields, &path, "hosts").unwrap_or_default(),
+            placement: fields.get("placement").map_or_else(BTreeMap::new, |entry| {
+                self.scalars(&entry.value, &path.key("placement"), not_a_label)
+            }),
         }
     }
 
@@ -842,4 +854,10 @@ pub(crate) fn guess<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) ->
         .filter(|(distance, other)| *distance * 3 <= other.len().max(name.len()))
         .min()
         .map(|(_, other)| other)
+}
+
+/// A label that is no single value.
+fn not_a_label(entry: &Entry, path: Path) -> Issue {
+    let message = format!("the value of a label is one word, and this is {}", found(&entry.value));
+    Issue::error("wrong-type", path, Part::Value, message).mend("write it as `site: hall-3`")
 }

@@ -372,6 +372,15 @@ pub(crate) fn hosts(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": ["one", "every"] })
 }
 
+pub(crate) fn placement(_: &mut SchemaGenerator) -> Schema {
+    let label = "^[A-Za-z0-9._-]{1,63}$";
+    json_schema!({
+        "type": "object",
+        "propertyNames": { "pattern": label },
+        "additionalProperties": { "type": ["string", "integer", "boolean"], "pattern": label },
+    })
+}
+
 pub(crate) fn durable(generator: &mut SchemaGenerator) -> Schema {
     let settings = generator.subschema_for::<Durable>();
     json_schema!({ "anyOf": [{ "type": "boolean" }, settings] })

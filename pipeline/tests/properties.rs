@@ -166,6 +166,7 @@ fn pipeline(shape: &Shape) -> Pipeline {
         pipelines: BTreeMap::new(),
         servers: BTreeMap::new(),
         hosts: Hosts::default(),
+        placement: BTreeMap::new(),
     };
     Pipeline {
         millrace: "v1alpha1".to_owned(),

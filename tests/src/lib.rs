@@ -4,6 +4,8 @@
 //! The tests use the installation in `build/dist` through its command line, as a user does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod neighbour;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -423,7 +425,11 @@ impl Machine {
 
     /// The same under a name of its own, beside another.
     pub fn connect_as<N: Nats>(plant: &Plant<N>, name: &str) -> Self {
-        let (client, mut events) = plant.mqtt(name);
+        Self::on(plant.mqtt(name))
+    }
+
+    /// The same of any broker.
+    pub fn on((client, mut events): (AsyncClient, rumqttc::EventLoop)) -> Self {
         let (count, acknowledged) = watch::channel(0);
         tokio::spawn(async move {
             loop {

@@ -7,10 +7,10 @@
     missing_docs
 )]
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use millrace_tests::neighbour::{Far, NEIGHBOUR};
 use millrace_tests::{Machine, Plant, subscribe, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,27 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How much later a message of the neighbour may come out, in its 99th percentile, while calls beside it spin, trap and take all
 /// the memory they get.
 const BOUND: Duration = Duration::from_millis(250);
-
-const NEIGHBOUR: &str = r#"
-millrace: v1alpha1
-pipeline: neighbour
-version: 0.1.0
-sources: [near]
-steps:
-  # It uses none of it: what it was granted is its alone.
-  pass: { map: pass-map, from: near, grants: ["kv:secrets"] }
-  keep: { filter: pass-filter, from: { name: pass, durable: true } }
-sinks:
-  far: { from: keep }
-binding:
-  sources:
-    near: { mqtt: { url: "{url}", topic: plant/near, qos: 1 } }
-  sinks:
-    far: { mqtt: { url: "{url}", topic: plant/far, qos: 1 } }
-  components:
-    pass-map: { file: "{components}/pass-map.wasm" }
-    pass-filter: { file: "{components}/pass-filter.wasm" }
-"#;
 
 /// One that fails as it is told, and one that is a stage itself and tries to get out.
 const HOSTILE: &str = r#"
@@ -64,53 +43,13 @@ binding:
     breaks-out: { file: "{components}/breaks-out.wasm" }
 "#;
 
-/// When each number came out of the neighbour, and what came that was none.
-#[derive(Default)]
-struct Far {
-    came: BTreeMap<u64, Instant>,
-    strange: Vec<String>,
-}
-
-/// Sends numbers to the neighbour for a while, and says how long they took: in the middle, and in the 99th percentile.
-async fn latency(
-    machine: &mut Machine,
-    far: &Mutex<Far>,
-    first: u64,
-    count: u64,
-) -> (Duration, Duration) {
-    let mut sent = BTreeMap::new();
-    let mut tick = tokio::time::interval(Duration::from_millis(10));
-    for seq in first..first + count {
-        tick.tick().await;
-        sent.insert(seq, Instant::now());
-        machine.publish("plant/near", seq.to_string()).await;
-    }
-    until("everything of the neighbour has come", PATIENCE, async || {
-        sent.keys().all(|seq| far.lock().unwrap().came.contains_key(seq))
-    })
-    .await;
-    let far = far.lock().unwrap();
-    let mut took: Vec<Duration> = sent.iter().map(|(seq, at)| far.came[seq] - *at).collect();
-    took.sort();
-    (took[took.len() / 2], took[took.len() * 99 / 100])
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_neighbour_costs_little_and_gets_nothing() {
     let plant = Plant::start_with(&["--max-call-seconds=3"]).await;
     assert_eq!(plant.millrace(&["kv", "set", "secrets", "recipe", "stolen"]).await.code, 0);
     plant.deploy_unwatched(&plant.define("neighbour.yaml", NEIGHBOUR)).await;
     plant.deploy_unwatched(&plant.define("hostile.yaml", HOSTILE)).await;
-    let far = Arc::new(Mutex::new(Far::default()));
-    let own = far.clone();
-    subscribe(plant.mqtt("far"), "plant/far", move |payload| {
-        let (text, mut far) = (String::from_utf8_lossy(payload).into_owned(), own.lock().unwrap());
-        match text.parse() {
-            Ok(seq) => drop(far.came.entry(seq).or_insert_with(Instant::now)),
-            Err(_) => far.strange.push(text),
-        }
-    })
-    .await;
+    let far = Far::subscribe(plant.mqtt("far")).await;
     let tried = Arc::new(Mutex::new(Vec::new()));
     let own = tried.clone();
     subscribe(plant.mqtt("tried"), "plant/tried", move |payload| {
@@ -120,8 +59,8 @@ async fn a_hostile_neighbour_costs_little_and_gets_nothing() {
     let letters = plant.dead_letters("hostile").await;
     let mut machine = Machine::connect(&plant);
 
-    latency(&mut machine, &far, 0, 200).await;
-    let (quiet_middle, quiet) = latency(&mut machine, &far, 1_000, 800).await;
+    far.latency(&mut machine, 0..200).await;
+    let (quiet_middle, quiet) = far.latency(&mut machine, 1_000..1_800).await;
 
     let attempts = ["subjects", "request", "identity", "config", "giant", "malformed", "deep"];
     for attempt in attempts {
@@ -142,8 +81,7 @@ async fn a_hostile_neighbour_costs_little_and_gets_nothing() {
         }
         other.acknowledged().await;
     };
-    let ((noisy_middle, noisy), ()) =
-        tokio::join!(latency(&mut machine, &far, 2_000, 1_500), storm);
+    let ((noisy_middle, noisy), ()) = tokio::join!(far.latency(&mut machine, 2_000..3_500), storm);
     println!(
         "the neighbour's messages took {quiet_middle:.0?} in the middle and {quiet:.0?} in the 99th percentile; \
          beside hostile ones {noisy_middle:.0?} and {noisy:.0?}"
@@ -198,11 +136,8 @@ async fn a_hostile_neighbour_costs_little_and_gets_nothing() {
     // Whatever subject it named, it came out at its own sink: nobody else has it.
     let subjects = said("subjects").unwrap();
     assert_eq!(subjects.lines().count(), 16, "{subjects}");
-    {
-        let far = far.lock().unwrap();
-        assert_eq!(far.strange, Vec::<String>::new());
-        assert_eq!(far.came.len(), 200 + 800 + 1_500);
-    }
+    assert_eq!(far.strange(), Vec::<String>::new());
+    assert_eq!(far.count(), 200 + 800 + 1_500);
     let neighbour = plant.millrace(&["pipeline", "status", "neighbour"]).await;
     assert_eq!(neighbour.code, 0, "{neighbour:?}");
     plant.stop().await;

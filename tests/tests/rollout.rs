@@ -257,44 +257,42 @@ async fn a_good_version_stays_and_a_bad_one_goes_although_nobody_waits_for_it() 
     running.plant.stop().await;
 }
 
-/// Deploys with artifacts in a folder that only the deploying process has under that name, as one on another machine is
-/// for the host.
-async fn deploy_out_of_reach(nats_url: &str, file: &Path, folder: &Path) -> Answer {
-    let output = Command::new(find::home().join("bin/millrace"))
-        .args(["pipeline", "deploy", "--timeout", "5s", "--json", "--out", "/proc/self/cwd/out"])
-        .arg(file)
-        .current_dir(folder)
-        .env("MILLRACE_NATS_URL", nats_url)
-        .env("MILLRACE_LATTICE", LATTICE)
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .unwrap();
-    Answer {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_version_whose_artifact_the_host_does_not_have_is_rolled_back() {
+async fn a_new_version_whose_artifact_is_not_what_it_says_is_rolled_back() {
     let mut running = Running::start().await;
-    let file = running.plant.define("guarded.yaml", &version("0.2.0", "other: value"));
-    let (url, folder) = (running.plant.nats_url(), tempfile::tempdir().unwrap());
-    let path = folder.path().to_owned();
-    let deploy = async move { deploy_out_of_reach(&url, &file, &path).await };
+    let new = version("0.2.0", "other: value");
+    let new = new.replace("/misbehaves.wasm", "/fahrenheit-to-celsius.wasm");
+    let file = running.plant.define("guarded.yaml", &new);
+    // Somebody has put other bytes under the digest that the new version will have.
+    let out = tempfile::tempdir().unwrap();
+    let build =
+        ["pipeline", "build", file.to_str().unwrap(), "--out", out.path().to_str().unwrap()];
+    let built = running.plant.millrace(&build).await.json();
+    let built = built.as_array().unwrap().iter().find(|stage| stage["stage"] == "work").unwrap();
+    let artifact = std::fs::read(built["file"].as_str().unwrap()).unwrap();
+    let nats = async_nats::connect(running.plant.nats_url()).await.unwrap();
+    let store = millrace_artifacts::Store::open(&nats, LATTICE).await.unwrap();
+    let (digest, new) = store.put("other", artifact.into()).await.unwrap();
+    assert_eq!(digest, built["digest"].as_str().unwrap());
+    assert!(new, "the two versions differ");
+    let jetstream = async_nats::jetstream::new(nats);
+    let bucket = jetstream.get_key_value(millrace_artifacts::bucket(LATTICE)).await.unwrap();
+    bucket.put(format!("part.{digest}.0"), "evil".into()).await.unwrap();
+
+    let (url, path) = (running.plant.nats_url(), file.to_str().unwrap().to_owned());
+    let deploy = async move {
+        millrace_tests::millrace(&url, &["pipeline", "deploy", "--timeout", "5s", &path]).await
+    };
     let answer = running.under_load(deploy).await;
     assert_eq!(answer.code, ROLLED_BACK, "{answer:?}\n{}", running.plant.log());
-    assert!(folder.path().join("out").is_dir(), "it was built");
 
     let status = running.status().await;
     assert_eq!(status["version"], running.first.as_str(), "{status}");
     assert_eq!(status["rollout"]["state"], "rolled-back", "{status}");
     let reason = status["rollout"]["reason"].as_str().unwrap();
     assert!(reason.contains("stage `work`: 0 of"), "it says what: {reason}");
-    assert!(reason.contains("No such file or directory"), "and why: {reason}");
-    assert!(reason.contains("/out/") && reason.contains(".wasm"), "and of which: {reason}");
+    assert!(reason.contains("is not that"), "and why: {reason}");
+    assert!(reason.contains(&digest), "and of which: {reason}");
     assert_eq!(running.nothing_is_lost().await, 0, "no message was at fault");
     running.plant.stop().await;
 }

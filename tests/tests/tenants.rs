@@ -19,7 +19,8 @@ use futures::TryStreamExt as _;
 use millrace_access::Access;
 use millrace_peers::{Authority, Mosquitto, NatsOptions, NatsServer, Validity};
 use millrace_platform::{Host, HostOptions, find};
-use millrace_tests::{ALERTS, Answer, Collector, mqtt, subscribe, until};
+use millrace_tests::neighbour::{Far, NEIGHBOUR};
+use millrace_tests::{ALERTS, Answer, Collector, Machine, mqtt, subscribe, until};
 use nkeys::KeyPair;
 use rumqttc::QoS;
 use serde_json::{Value, json};
@@ -355,6 +356,14 @@ async fn tenants_come_work_are_suspended_and_go_while_the_platform_runs() {
     collectors[1].wait_for(&millrace_tests::hot(100..200), PATIENCE).await;
     let status = up.run(Some(&engineers[0]), &["pipeline", "status", "alerts"]).await;
     assert_eq!(status.code, 0, "{status:?}");
+    // What the engineer did is in the tenant's log, as hers, with the digest of each artifact.
+    let audit = up.tenant(&["audit", "acme"]).await;
+    let deployed: Vec<&Value> =
+        audit.as_array().unwrap().iter().filter(|e| e["what"] == "pipeline.deploy").collect();
+    assert_eq!(deployed.len(), 1, "{audit}");
+    assert_eq!((&deployed[0]["who"], &deployed[0]["by_tenant"]), (&json!("anna"), &json!(true)));
+    let subject = deployed[0]["subject"].as_str().unwrap();
+    assert!(subject.starts_with("alerts 0.1.0-") && subject.contains("@sha256:"), "{subject}");
     // No part of the platform tried what its role may not.
     let log = up.log("lattices/nats/nats.log");
     assert!(!log.to_lowercase().contains("violation"), "{log}");
@@ -407,4 +416,295 @@ async fn tenants_come_work_are_suspended_and_go_while_the_platform_runs() {
     let beta = up.tenant(&["show", "beta"]).await;
     assert_eq!(beta["record"]["limits"]["streams"], 600, "{beta}");
     assert_eq!(up.tenant(&["apply", folder]).await["changes"], json!([]));
+}
+
+/// A pipeline with a source for each file, which names it as its password.
+fn reads(folder: &Path, mosquitto: &Mosquitto, files: &[(&str, PathBuf)]) -> PathBuf {
+    let all = |line: &dyn Fn(&str, &Path) -> String| -> String {
+        files.iter().map(|(name, file)| line(name, file)).collect()
+    };
+    let url = mosquitto.url();
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    let text = format!(
+        "millrace: v1alpha1\npipeline: reads\nversion: 0.1.0\nsources: [{}]\nsteps:\n{}sinks:\n{}binding:\n  sources:\n{}  \
+         sinks:\n{}  components:\n    pass: {{ file: {:?} }}\n",
+        names.join(", "),
+        all(&|name, _| format!("  s-{name}: {{ filter: pass, from: {name} }}\n")),
+        all(&|name, _| format!("  o-{name}: {{ from: s-{name} }}\n")),
+        all(&|name, file| format!(
+            "    {name}: {{ mqtt: {{ url: {url:?}, topic: in/{name}, username: anna, password-file: {file:?} }} }}\n"
+        )),
+        all(&|name, _| format!(
+            "    o-{name}: {{ mqtt: {{ url: {url:?}, topic: out/{name} }} }}\n"
+        )),
+        find::home().join("components/pass-filter.wasm"),
+    );
+    let file = folder.join("reads.yaml");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+/// The links of a pipeline by name, with their states and errors.
+fn links(status: &Value) -> std::collections::BTreeMap<String, (String, String)> {
+    let links = status["links"].as_array().unwrap().iter();
+    let links = links.flat_map(|provider| provider["links"].as_array().unwrap());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    links.map(|l| (text(&l["name"]), (text(&l["state"]), text(&l["error"])))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_an_engineer_name_files_and_the_kernel_gives_only_those_of_the_tenant() {
+    let up = Up::start();
+    for tenant in ["acme", "beta"] {
+        up.tenant(&["add", tenant]).await;
+    }
+    let anna = up.creds("acme", &["--label", "anna"]).await;
+    up.works(&anna).await;
+    let lattices = up.folder.path().join("lattices");
+    let own = lattices.join("tenants/acme/files/password");
+    let betas = lattices.join("tenants/beta/files/password");
+    let around = lattices.join("tenants/acme/files/../../beta/files/password");
+    for file in [&own, &betas] {
+        std::fs::write(file, "secret").unwrap();
+    }
+    let foreign = [
+        ("key", lattices.join("keys/operator.nk")),
+        ("authority", lattices.join("tls/ca.key")),
+        ("system", lattices.join("system.creds")),
+        ("record", lattices.join("tenants/acme/tenant.json")),
+        ("user", lattices.join("tenants/beta/creds/operator.creds")),
+        ("platform", lattices.join("tenants/acme/creds/control.creds")),
+        ("its-host", lattices.join("tenants/acme/creds/host-control.creds")),
+        ("its-wadm", lattices.join("tenants/acme/creds/wadm.creds")),
+        ("its-provider", lattices.join("tenants/acme/creds/provider.creds")),
+        ("file", betas),
+        ("around", around),
+        ("host", up.folder.path().join("hosts/beta/host.seed")),
+        ("seed", up.folder.path().join("hosts/acme/host.seed")),
+        ("parent", PathBuf::from(format!("/proc/{}/environ", up.process.id()))),
+        ("users", PathBuf::from("/etc/passwd")),
+        ("shadow", PathBuf::from("/etc/shadow")),
+    ];
+    let mut files = foreign.to_vec();
+    files.push(("own", own));
+    let file = reads(up.folder.path(), &up.mosquitto, &files);
+    let deploy =
+        ["pipeline", "deploy", file.to_str().unwrap(), "--timeout", "60s", "--watch", "0s"];
+    let deployed = up.run(Some(&anna), &deploy).await;
+    assert_ne!(deployed.code, 0, "{deployed:?}");
+    let found = async || {
+        let status = up.run(Some(&anna), &["pipeline", "status", "reads"]).await;
+        serde_json::from_str(&status.stdout).map(|status| links(&status)).unwrap_or_default()
+    };
+    until("every link says how it is", PATIENCE, async || {
+        let found = found().await;
+        let says = |(state, _): &(String, String)| state != "connecting";
+        files.iter().all(|(name, _)| found.get(*name).is_some_and(says))
+    })
+    .await;
+    let found = found().await;
+    assert_eq!(found["own"], ("connected".to_owned(), String::new()));
+    let read: Vec<_> = foreign
+        .iter()
+        .filter(|(name, file)| {
+            let (state, error) = &found[*name];
+            let refused =
+                error.contains("Permission denied") && error.contains(file.to_str().unwrap());
+            state == "connected" || !refused
+        })
+        .map(|(name, _)| (name, &found[*name]))
+        .collect();
+    println!("{} files of others named, {} of them read", foreign.len(), read.len());
+    assert!(read.is_empty(), "{read:?}");
+    let log = up.log("hosts/acme/host.log");
+    assert!(log.contains("confined"), "{log}");
+}
+
+/// `millrace host join`, with a data folder of another machine.
+struct Joined {
+    process: std::process::Child,
+    data: PathBuf,
+}
+
+impl Joined {
+    fn start(data: &Path, token: Option<&Path>) -> Self {
+        let mut command = std::process::Command::new(find::home().join("bin/millrace"));
+        command.args(["host", "join", "--data"]).arg(data);
+        if let Some(token) = token {
+            command.arg("--token-file").arg(token);
+        }
+        let log =
+            std::fs::File::options().create(true).append(true).open(data.join("log")).unwrap();
+        let process = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+        Self { process, data: data.to_owned() }
+    }
+
+    /// What the lattice calls it, once it has a key.
+    async fn id(&self) -> String {
+        let seed = self.data.join("joined/host.seed");
+        until("the host has a key", PATIENCE, async || seed.is_file()).await;
+        KeyPair::from_seed(std::fs::read_to_string(seed).unwrap().trim()).unwrap().public_key()
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_on_another_machine_joins_with_a_token_runs_what_is_placed_there_and_leaves() {
+    let up = Up::start();
+    up.tenant(&["add", "acme"]).await;
+    let anna = up.creds("acme", &["--label", "anna"]).await;
+    up.works(&anna).await;
+    let there = tempfile::tempdir().unwrap();
+    let away = async |arguments: &[&str]| -> Answer {
+        let output = Command::new(find::home().join("bin/millrace"))
+            .args(["--json", "host"])
+            .args(arguments)
+            .arg("--data")
+            .arg(there.path())
+            .stdin(Stdio::null())
+            .output();
+        output.await.unwrap().into()
+    };
+    // Nobody joins without a token, or with half of one.
+    let none = away(&["join"]).await;
+    assert!(none.stderr.contains("has joined nothing"), "{none:?}");
+    let half = away(&["join", "mr1.eyJob3N0Ijo"]).await;
+    assert!(half.stderr.contains("no token of a host"), "{half:?}");
+
+    std::fs::write(
+        up.folder.path().join("lattices/classes.yaml"),
+        "small: { max-memory-mib: 64 }\n",
+    )
+    .unwrap();
+    let add = ["host", "add", "acme", "hall-3", "--label", "site=hall-3", "--class", "small"];
+    let added = up.tenant(&add).await;
+    assert_eq!(added["labels"], json!({ "site": "hall-3", "class": "small" }), "{added}");
+    let again = up.run(None, &[&["tenant"], &add[..]].concat()).await;
+    assert!(again.stderr.contains("it is there already"), "{again:?}");
+    let token = there.path().join("token");
+    std::fs::write(&token, added["token"].as_str().unwrap()).unwrap();
+
+    let joined = Joined::start(there.path(), Some(&token));
+    let id = joined.id().await;
+    let text = std::fs::read_to_string(define(up.folder.path(), &up.mosquitto, "acme")).unwrap();
+    let placed =
+        text.replace("binding:\n", "binding:\n  placement: { site: hall-3, class: small }\n");
+    let file = up.folder.path().join("placed.yaml");
+    std::fs::write(&file, placed).unwrap();
+    let deployed = up.run(Some(&anna), &["pipeline", "deploy", file.to_str().unwrap()]).await;
+    let log = || std::fs::read_to_string(there.path().join("log")).unwrap();
+    assert_eq!(deployed.code, 0, "{deployed:?}\n{}", log());
+    let alerts = collect(&up.mosquitto, "acme").await;
+    publish(&up.mosquitto, "acme", 0..100).await;
+    alerts.wait_for(&millrace_tests::hot(0..100), PATIENCE).await;
+    let stages = async || -> Vec<(u64, Value)> {
+        let status = up.run(Some(&anna), &["pipeline", "status", "alerts"]).await.json();
+        let stages = status["stages"].as_array().unwrap().iter();
+        stages.map(|stage| (stage["running"].as_u64().unwrap(), stage["hosts"].clone())).collect()
+    };
+    let running = stages().await;
+    assert!(running.iter().all(|(_, hosts)| *hosts == json!([id])), "{running:?}");
+    assert!(log().contains("confined"), "{}", log());
+    // A second one does not start beside it.
+    let second = away(&["join"]).await;
+    assert!(second.stderr.contains("runs here already"), "{second:?}");
+
+    // Started again it needs no token, and is the same host.
+    drop(joined);
+    let joined = Joined::start(there.path(), None);
+    assert_eq!(joined.id().await, id);
+    publish(&up.mosquitto, "acme", 100..200).await;
+    alerts.wait_for(&millrace_tests::hot(0..200), PATIENCE).await;
+
+    // It leaves: nothing that was stored is left, and what was placed there alone runs nowhere.
+    let left = away(&["leave"]).await;
+    assert_eq!(
+        (left.code, left.json()),
+        (0, json!({ "host": "hall-3", "left": "acme" })),
+        "{left:?}"
+    );
+    drop(joined);
+    assert!(!there.path().join("joined").exists());
+    until("the stages run nowhere", PATIENCE, async || {
+        stages().await.iter().all(|(running, _)| *running == 0)
+    })
+    .await;
+
+    // Its users are ended, and the token with them.
+    assert_eq!(up.tenant(&["host", "list", "acme"]).await[0]["host"], "hall-3");
+    up.tenant(&["host", "remove", "acme", "hall-3"]).await;
+    assert_eq!(up.tenant(&["host", "list", "acme"]).await, json!([]));
+    let refused = away(&["join", "--token-file", token.to_str().unwrap()]).await;
+    assert!(refused.stderr.contains("refuses the credentials"), "{refused:?}");
+    let gone = up.run(None, &["tenant", "host", "remove", "acme", "hall-3"]).await;
+    assert!(gone.stderr.contains("no such host"), "{gone:?}");
+    // Added anew it is another one.
+    up.tenant(&["host", "add", "acme", "hall-3"]).await;
+}
+
+/// How much later a message of a tenant may come out, in its 99th percentile, while another one's host does all it can.
+const BOUND: Duration = Duration::from_millis(750);
+
+/// A step that spins, takes memory, traps and returns what cannot be sent, as its messages say.
+const LOUD: &str = r#"
+millrace: v1alpha1
+pipeline: loud
+version: 0.1.0
+sources: [wild]
+steps:
+  misbehave: { map: misbehaves, from: { name: wild, durable: true } }
+sinks:
+  done: { from: misbehave }
+binding:
+  sources:
+    wild: { mqtt: { url: "{url}", topic: loud/wild, qos: 1 } }
+  sinks:
+    done: { mqtt: { url: "{url}", topic: loud/done, qos: 1 } }
+  components:
+    misbehaves: { file: "{components}/misbehaves.wasm" }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_uses_the_machine_up_costs_another_little() {
+    let platform = Up::start();
+    for (tenant, text) in [("quiet", NEIGHBOUR), ("loud", LOUD)] {
+        platform.tenant(&["add", tenant]).await;
+        let creds = platform.creds(tenant, &[]).await;
+        platform.works(&creds).await;
+        let components = find::home().join("components");
+        let text = text
+            .replace("{url}", &platform.mosquitto.url())
+            .replace("{components}", components.to_str().unwrap());
+        let file = platform.folder.path().join(format!("{tenant}.yaml"));
+        std::fs::write(&file, text).unwrap();
+        let deploy = ["pipeline", "deploy", "--watch", "0s", file.to_str().unwrap()];
+        let deployed = platform.run(Some(&creds), &deploy).await;
+        assert_eq!(deployed.code, 0, "{tenant}: {deployed:?}");
+    }
+    let port = platform.mosquitto.port();
+    let far = Far::subscribe(mqtt(port, "far")).await;
+    let mut machine = Machine::on(mqtt(port, "near"));
+    far.latency(&mut machine, 0..200).await;
+    let (quiet_middle, quiet) = far.latency(&mut machine, 1_000..1_800).await;
+
+    // Sixteen calls that spin are under way at any time, each until its ten seconds are over, on a machine of a few cores.
+    let mut other = Machine::on(mqtt(port, "wild"));
+    for (n, what) in ["spin", "grow", "spin", "huge"].iter().cycle().take(64).enumerate() {
+        other.publish("loud/wild", format!("{what} #{n}.")).await;
+    }
+    other.acknowledged().await;
+    let (noisy_middle, noisy) = far.latency(&mut machine, 2_000..3_500).await;
+    println!(
+        "a tenant's messages took {quiet_middle:.0?} in the middle and {quiet:.0?} in the 99th percentile; beside a tenant \
+         that uses the machine up {noisy_middle:.0?} and {noisy:.0?}"
+    );
+    assert!(noisy <= quiet + BOUND, "{noisy:?} beside another tenant, {quiet:?} without");
+    assert_eq!(far.strange(), Vec::<String>::new());
 }

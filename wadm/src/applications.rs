@@ -1,6 +1,6 @@
 //! The life of applications on a lattice, through wadm's API.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use wadm_client::error::ClientError;
@@ -343,6 +343,25 @@ impl Applications {
             None
         });
         Ok(status)
+    }
+
+    /// The images of all components and providers of an application in the version that is deployed, and in those that its
+    /// history of roll-outs names: what runs, and what it may be taken back to.
+    ///
+    /// # Errors
+    ///
+    /// wadm does not answer.
+    pub async fn images(&self, name: &str) -> Result<BTreeSet<String>, WadmError> {
+        let known = self.versions(name).await?;
+        let history = self.rollouts.history(name).await?;
+        let is_named = |version: &str| history.iter().any(|r| r.from == version || r.to == version);
+        let mut images = BTreeSet::new();
+        for version in known.iter().filter(|v| v.deployed || is_named(&v.version)) {
+            let manifest = self.wadm.get_manifest(name, Some(&version.version)).await;
+            let manifest = manifest.map_err(|e| self.error("read a version of", name, e))?;
+            images.extend(stages::images(&manifest).map(str::to_owned));
+        }
+        Ok(images)
     }
 
     /// The stages of the version of a pipeline that is deployed.

@@ -18,7 +18,7 @@ pub mod watcher;
 pub use applications::{Applications, Deployed, Deployment, ProviderOnLattice, WadmError};
 pub use manifest::{Artifact, ManifestError, manifest, provider_manifest};
 pub use rollout::{Rollout, RolloutState, Rollouts, StageCount};
-pub use stages::DeployedStage;
+pub use stages::{DeployedStage, images};
 pub use status::{PipelineStatus, StageStatus};
 pub use wadm_types::Manifest;
 pub use watcher::Watcher;

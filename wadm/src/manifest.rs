@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 use wadm_types::{
     CapabilityProperties, Component, ComponentProperties, ConfigDefinition, ConfigProperty,
     LinkProperty, Manifest, Metadata, Properties, SHARED_ANNOTATION_KEY,
-    SharedApplicationComponentProperties, Specification, SpreadScalerProperty, TargetConfig, Trait,
-    VERSION_ANNOTATION_KEY,
+    SharedApplicationComponentProperties, Specification, Spread, SpreadScalerProperty,
+    TargetConfig, Trait, VERSION_ANNOTATION_KEY,
 };
 
 /// Name of the provider that serves durable edges.
@@ -33,7 +33,8 @@ const MANAGED_BY: (&str, &str) = ("millrace.dev/managed-by", "millrace");
 /// A stage's artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artifact {
-    /// Where hosts load it from: `file:///absolute/path`, or an OCI reference.
+    /// Where hosts load it from: `millrace:STAGE@sha256:DIGEST` in the lattice's store, `file:///absolute/path`, or an OCI
+    /// reference.
     pub image: String,
     /// SHA-256 of its bytes, hexadecimal.
     pub digest: String,
@@ -220,7 +221,10 @@ impl<'a> StageParts<'a> {
         };
         let config = stage.config(&plan.pipeline);
         let place = (stage.instances, plan.hosts);
-        let content = format!("{artifact:?}{provider}{out:?}{config:?}{place:?}");
+        let mut content = format!("{artifact:?}{provider}{out:?}{config:?}{place:?}");
+        if !plan.placement.is_empty() {
+            content.push_str(&format!("{:?}", plan.placement));
+        }
         let hash = short_hash(content.as_bytes());
         Ok(Self { artifact, provider, out, config, hash })
     }
@@ -236,7 +240,11 @@ fn stage_component(
     let out = config("out", &stage.name, &hash, out);
     let link = link("default", "consumer", provider, None, Some(out));
     let instances = usize::try_from(stage.instances).unwrap_or(usize::MAX);
-    let scale = SpreadScalerProperty { instances, spread: Vec::new() };
+    let spread = match plan.placement.is_empty() {
+        true => Vec::new(),
+        false => vec![Spread { requirements: plan.placement.clone(), ..Spread::default() }],
+    };
+    let scale = SpreadScalerProperty { instances, spread };
     let scaler = match plan.hosts {
         Hosts::One => Trait::new_spreadscaler(scale),
         Hosts::Every => Trait::new_daemonscaler(scale),
@@ -633,6 +641,24 @@ binding:
         assert_eq!(scalers(&one), ["spreadscaler", "spreadscaler"]);
         assert_eq!(scalers(&every), ["daemonscaler", "daemonscaler"]);
         assert!(names(&one, "too-hot").is_disjoint(&names(&every, "too-hot")));
+    }
+
+    #[test]
+    fn a_placement_is_required_of_hosts_and_makes_another_stage() {
+        let any = example(TEXT, "d1");
+        let placed = "binding:\n  placement: { site: hall-3 }\n";
+        let placed = example(&TEXT.replace("binding:\n", placed), "d1");
+        let required = |manifest: &Manifest| -> Vec<String> {
+            let traits = manifest.components().flat_map(|c| c.traits.iter().flatten());
+            let scalers = traits.filter(|t| t.is_scaler());
+            scalers.map(|t| serde_json::to_string(&t.properties).unwrap()).collect()
+        };
+        assert!(required(&any).iter().all(|text| !text.contains("site")));
+        assert_eq!(required(&placed).len(), 2);
+        for text in required(&placed) {
+            assert!(text.contains(r#""requirements":{"site":"hall-3"}"#), "{text}");
+        }
+        assert!(names(&any, "too-hot").is_disjoint(&names(&placed, "too-hot")));
     }
 
     #[test]

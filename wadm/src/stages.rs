@@ -28,6 +28,14 @@ pub fn stages(manifest: &Manifest) -> Vec<DeployedStage> {
     manifest.components().filter_map(stage).collect()
 }
 
+/// The images of all components and providers in a manifest.
+pub fn images(manifest: &Manifest) -> impl Iterator<Item = &str> {
+    manifest.components().filter_map(|component| match &component.properties {
+        Properties::Component { properties } => properties.image.as_deref(),
+        Properties::Capability { properties } => properties.image.as_deref(),
+    })
+}
+
 /// Names of the steps, as the harness reads them.
 fn steps(properties: &ComponentProperties) -> Vec<String> {
     let name = |position: usize| {

@@ -97,14 +97,23 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// Resident memory of a process (`VmRSS` of proc_pid_status(5)).
-fn resident_mib(id: u32) -> anyhow::Result<f64> {
+pub(crate) fn resident_mib(id: u32) -> anyhow::Result<f64> {
     let kib = status_field(id, "VmRSS:").with_context(|| format!("process {id} has ended"))?;
     let kib: f64 = kib.trim_end_matches("kB").trim().parse()?;
     Ok(kib / 1024.0)
 }
 
+/// Memory of a process where what it shares with others counts in part (`Pss` of proc_pid_smaps_rollup, proc_pid_smaps(5)).
+pub(crate) fn shared_mib(id: u32) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/smaps_rollup"))
+        .with_context(|| format!("the memory of process {id} cannot be looked at"))?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib: f64 = kib.context("it has no such figure")?.trim_end_matches("kB").trim().parse()?;
+    Ok(kib / 1024.0)
+}
+
 /// Name of the executable and id of each child process.
-fn children(parent: u32) -> anyhow::Result<Vec<(String, u32)>> {
+pub(crate) fn children(parent: u32) -> anyhow::Result<Vec<(String, u32)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").context("could not read /proc")? {
         let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {

@@ -14,6 +14,7 @@
 //! - [`latency`]: one message from source to sink;
 //! - [`calls`]: a million calls, none lost;
 //! - [`footprint`]: memory, and the time from deploying to the first message;
+//! - [`tenants`]: how long one takes to come and to go, and what one costs that does nothing;
 //! - [`connectors`]: each beside the plain client library, on its real peer.
 //!
 //! What they share: [`load`] makes calls and takes times, [`lab`] starts the servers and ends them, [`lattice`] puts
@@ -39,6 +40,7 @@ mod operators;
 mod parts;
 pub mod report;
 mod stage;
+mod tenants;
 mod windows;
 
 use std::path::PathBuf;
@@ -71,6 +73,8 @@ enum Part {
     Calls,
     /// Memory, and the time to the first message.
     Footprint,
+    /// Two hundred tenants: added, in use, idle, suspended.
+    Tenants,
     /// MQTT source and sink, beside the plain client library.
     Mqtt,
     /// The same for Kafka, and from topic to stage to topic.
@@ -80,7 +84,7 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Harness,
         Self::Operators,
         Self::Languages,
@@ -92,6 +96,7 @@ impl Part {
         Self::Latency,
         Self::Calls,
         Self::Footprint,
+        Self::Tenants,
         Self::Mqtt,
         Self::Kafka,
         Self::Modbus,
@@ -110,6 +115,7 @@ impl Part {
             Self::Latency => "latency",
             Self::Calls => "calls",
             Self::Footprint => "footprint",
+            Self::Tenants => "tenants",
             Self::Mqtt => "mqtt",
             Self::Kafka => "kafka",
             Self::Modbus => "modbus",
@@ -211,6 +217,7 @@ async fn measure_part(part: Part, effort: Effort) -> anyhow::Result<Vec<Row>> {
         Part::Latency => latency::measure(effort).await,
         Part::Calls => calls::measure(effort).await,
         Part::Footprint => footprint::measure().await,
+        Part::Tenants => tenants::measure(effort).await,
         Part::Mqtt | Part::Kafka | Part::Modbus => connectors::measure(part.name(), effort).await,
     }
 }

@@ -39,14 +39,46 @@ sinks:
   reader: { from: second }
 "#;
 
-/// A pipeline that runs, a machine before it and a reader behind it.
-pub(crate) struct Pipeline {
+/// A broker, a machine that publishes to it and a reader of what comes out.
+pub(crate) struct Ends {
+    pub(crate) port: u16,
     machine: AsyncClient,
     /// From the machine to the reader, for each message.
-    pub(crate) arrivals: mpsc::UnboundedReceiver<Duration>,
-    pub(crate) times: DeployTimes,
+    arrivals: mpsc::UnboundedReceiver<Duration>,
     // End their tasks when they are dropped.
     _tasks: JoinSet<()>,
+}
+
+impl Ends {
+    /// Starts all three.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let port = start_broker()?;
+        let mut tasks = JoinSet::new();
+        let arrivals = read(port, &mut tasks).await?;
+        let (machine, events) = connect("bench-machine", port);
+        tasks.spawn(keep(events, None));
+        Ok(Self { port, machine, arrivals, _tasks: tasks })
+    }
+
+    /// Publishes until the first message comes out of a pipeline between the two. Sent before its source listens they are
+    /// lost.
+    pub(crate) async fn first(&mut self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            send(&self.machine).await?;
+            let arrival = tokio::time::timeout(Duration::from_millis(10), self.arrivals.recv());
+            if let Ok(Some(_)) = arrival.await {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < FIRST, "no message came out in {FIRST:?}");
+        }
+    }
+}
+
+/// A pipeline that runs between two ends.
+pub(crate) struct Pipeline {
+    ends: Ends,
+    pub(crate) times: DeployTimes,
 }
 
 /// How long it took until the first message came out.
@@ -63,28 +95,15 @@ pub(crate) struct DeployTimes {
 impl Pipeline {
     /// Deploys the pipeline and waits for a first message to come out.
     pub(crate) async fn deploy(lab: &Lab) -> anyhow::Result<Self> {
-        let port = start_broker()?;
-        let mut tasks = JoinSet::new();
-        let mut arrivals = read(port, &mut tasks).await?;
-        let (machine, events) = connect("bench-machine", port);
-        tasks.spawn(keep(events, None));
-
+        let mut ends = Ends::start().await?;
         let start = Instant::now();
-        let deployment = deploy::build(lab, &plan(port)?)?;
+        let deployment = deploy::build(lab, &plan(ends.port)?)?;
         let build = start.elapsed();
         let applications = Applications::new(lab.connect().await?, LATTICE);
         applications.deploy(&deployment).await?;
-        // Sent before the source listens they are lost, so they are sent until one arrives.
         let first = async {
-            loop {
-                send(&machine).await?;
-                if let Ok(Some(_)) =
-                    tokio::time::timeout(Duration::from_millis(10), arrivals.recv()).await
-                {
-                    return anyhow::Ok(start.elapsed());
-                }
-                ensure!(start.elapsed() < FIRST, "no message came out in {FIRST:?}");
-            }
+            ends.first().await?;
+            anyhow::Ok(start.elapsed())
         };
         let running = async {
             applications.wait_running(PIPELINE, deploy::RUNNING, |_| {}).await?;
@@ -92,32 +111,33 @@ impl Pipeline {
         };
         let (first_message, running) = tokio::try_join!(first, running)?;
         let times = DeployTimes { build, running, first_message };
-        let mut pipeline = Self { machine, arrivals, times, _tasks: tasks };
+        let mut pipeline = Self { ends, times };
         pipeline.settle().await;
         Ok(pipeline)
     }
 
     /// Publishes one message, which carries its time.
     pub(crate) async fn send(&self) -> anyhow::Result<()> {
-        send(&self.machine).await
+        send(&self.ends.machine).await
     }
 
     /// Another hand on the machine.
     pub(crate) fn machine(&self) -> Machine {
-        Machine(self.machine.clone())
+        Machine(self.ends.machine.clone())
     }
 
     /// The next message's time from machine to reader.
     pub(crate) async fn arrival(&mut self) -> anyhow::Result<Duration> {
-        let arrival = tokio::time::timeout(FIRST, self.arrivals.recv()).await;
+        let arrival = tokio::time::timeout(FIRST, self.ends.arrivals.recv()).await;
         arrival.context("a message did not arrive")?.context("the reader has ended")
     }
 
     /// Waits until nothing more comes.
     async fn settle(&mut self) {
         while let Ok(Some(_)) =
-            tokio::time::timeout(Duration::from_millis(500), self.arrivals.recv()).await
-        {}
+            tokio::time::timeout(Duration::from_millis(500), self.ends.arrivals.recv()).await
+        {
+        }
     }
 }
 
@@ -187,6 +207,12 @@ async fn keep(mut events: EventLoop, arrivals: Option<mpsc::UnboundedSender<Dura
 }
 
 fn plan(port: u16) -> anyhow::Result<Plan> {
+    let (definition, binding) = texts(port, PIPELINE);
+    deploy::plan(&definition, &binding)
+}
+
+/// The definition of a pipeline of this name, and its binding to the broker on this port.
+pub(crate) fn texts(port: u16, name: &str) -> (String, String) {
     let url = format!("mqtt://127.0.0.1:{port}");
     let binding = format!(
         r#"millrace: v1alpha1
@@ -202,7 +228,7 @@ binding:
         component("pass-map"),
         component("pass-filter"),
     );
-    deploy::plan(DEFINITION, &binding)
+    (DEFINITION.replace("pipeline: bench", &format!("pipeline: {name}")), binding)
 }
 
 /// Starts a broker on a free port of the loopback interface; it ends with the process.
@@ -239,7 +265,7 @@ fn broker_config(listen: SocketAddr) -> Config {
     };
     Config {
         router: RouterConfig {
-            max_connections: 10,
+            max_connections: 100,
             max_outgoing_packet_count: 500,
             max_segment_size: 8 << 20,
             max_segment_count: 10,

@@ -1,6 +1,7 @@
 //! A host of our own.
 
 use std::ffi::OsString;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -81,13 +82,18 @@ impl Host {
         // provider of a host that was killed still runs from it. A new folder each time avoids that.
         let unpacked = dir.join("tmp");
         let _ = std::fs::remove_dir_all(&unpacked);
-        std::fs::create_dir_all(&unpacked)
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&unpacked)
             .map_err(PlatformError::io(format!("make {}", unpacked.display())))?;
         command
             .env("TMPDIR", &unpacked)
             // All that it is to show and to trust is among the arguments.
             .env_remove("MILLRACE_CREDS")
             .env_remove("MILLRACE_TLS_CA")
+            // And this is nothing for it.
+            .env_remove("MILLRACE_PASSPHRASE")
             .args([
                 "--follow-parent",
                 "--nats-url",
@@ -97,6 +103,8 @@ impl Host {
             ])
             .arg("--identity")
             .arg(dir.join(KEY))
+            .arg("--artifacts")
+            .arg(dir.join("artifacts"))
             .args(&options.arguments);
         if let Some(ca) = &options.access.tls_ca {
             command.arg("--tls-ca").arg(ca);

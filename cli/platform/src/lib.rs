@@ -15,7 +15,7 @@ mod process;
 mod time;
 
 pub use host::{Host, HostOptions};
-pub use nats::{Configured, NatsOptions, NatsServer, Sync};
+pub use nats::{Configured, NatsOptions, NatsServer, Sync, free_port};
 pub use time::parse_time;
 
 use std::path::PathBuf;

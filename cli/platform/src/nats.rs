@@ -184,7 +184,12 @@ fn configuration(port: u16, dir: &Path, pid_file: &Path, sync: Sync) -> String {
 }
 
 /// The port itself when nothing listens on it, or a free one for 0.
-fn free_port(port: u16) -> Result<u16, PlatformError> {
+/// A port of this machine that nobody listens on: this one, or any where it is 0.
+///
+/// # Errors
+///
+/// When it is taken.
+pub fn free_port(port: u16) -> Result<u16, PlatformError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())

@@ -32,9 +32,9 @@ use self::letter::Letter;
 use self::replay::{Rate, Replay};
 use self::route::{Elsewhere, stage_named};
 use self::store::{Kept, Reader, Store};
-use crate::lattice;
 use crate::pipeline::name_of;
 use crate::ui::Ui;
+use crate::{audit, lattice};
 
 /// Messages that failed: look at them, give them to a mended step, or delete them.
 #[derive(Debug, clap::Subcommand)]
@@ -144,6 +144,7 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
                 }
             }
             drop_letters(ui, &name, &store, &filter).await?;
+            audit::note(ui, &lattice, &nats, "dead.drop", &name).await;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -375,6 +376,8 @@ async fn replay(
             anyhow::bail!("nothing was replayed");
         }
     }
+    audit::note(ui, lattice, &replay.nats, "dead.replay", &format!("{pipeline} into {target}"))
+        .await;
     let summary = replay.run().await?;
     if ui.json {
         ui.json(&summary)?;

@@ -1,26 +1,33 @@
-//! `millrace demo`: the main job on one machine, with nothing to configure. Starts NATS, host, wadm, an MQTT broker and a
-//! pump behind a Modbus device. Deploys two pipelines: one makes alerts of what a machine publishes, in two steps with a
-//! durable edge between them; the other closes a loop, reads the level of the pump's tank and switches the pump.
+//! `millrace demo`: the main job on one machine, with nothing to configure. Starts NATS, an MQTT broker and a pump behind a
+//! Modbus device, and adds two tenants, each with a lattice, host and wadm of its own. The pipeline of the one makes alerts
+//! of what a machine publishes, in two steps with a durable edge between them; that of the other closes a loop, reads the
+//! level of the pump's tank and switches the pump. At the end it looks what the one can see of the other.
 
 mod broker;
 mod machine;
 mod pump;
 mod watch;
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use futures::TryStreamExt as _;
 use machine::{Published, Readings};
+use millrace_lattice_config::tenants::Limits;
 use millrace_pipeline::{Document, Plan};
-use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer, Sync, find};
+use millrace_platform::{Host, NatsServer, Sync, find, free_port};
 use millrace_wadm::Applications;
 use pump::Pump;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch as progress};
 use watch::{Alert, DeadLetter, Seen};
 
+use crate::hosts;
+use crate::installation::Installation;
 use crate::pipeline::build;
 use crate::ui::{Ui, human_time};
 
@@ -50,7 +57,8 @@ pub(crate) struct Args {
     limit: Option<f64>,
 }
 
-const LATTICE: &str = "demo";
+/// Whose machine publishes over MQTT, and whose pump it is.
+const TENANTS: [&str; 2] = ["acme", "globex"];
 const PIPELINE: &str = "temperature-alerts";
 const PUMP_PIPELINE: &str = "pump-control";
 
@@ -84,6 +92,8 @@ struct Summary {
     pump_level_min: Option<f64>,
     pump_level_max: Option<f64>,
     pump_reaction_p50_us: Option<u64>,
+    /// Streams of the other tenant that each of the two sees.
+    seen_of_the_other: usize,
     deploy_to_running_ms: u64,
     start_ms: u64,
 }
@@ -123,24 +133,86 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<ExitCode> {
     if !runs {
         ui.error(format!("the pump was switched {} times only", summary.pump_switches));
     }
-    Ok(if whole && runs { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let apart = summary.seen_of_the_other == 0;
+    if !apart {
+        ui.error(format!("the tenants see {} streams of each other", summary.seen_of_the_other));
+    }
+    Ok(if whole && runs && apart { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[derive(Debug, Default)]
 struct Platform {
-    host: Option<Host>,
+    hosts: Vec<Host>,
     nats: Option<NatsServer>,
 }
 
 impl Platform {
     async fn stop(self) {
-        if let Some(host) = self.host {
-            host.stop().await;
-        }
+        futures::future::join_all(self.hosts.into_iter().map(Host::stop)).await;
         if let Some(nats) = self.nats {
             nats.stop().await;
         }
     }
+}
+
+/// A tenant whose host runs, and a connection that may do in its lattice what the platform may.
+struct Tenant {
+    name: &'static str,
+    nats: async_nats::Client,
+}
+
+impl Tenant {
+    fn applications(&self) -> Applications {
+        Applications::new(self.nats.clone(), self.name)
+    }
+
+    /// Puts a pipeline on its lattice, and waits until it runs.
+    async fn deploy(&self, plan: &Plan) -> anyhow::Result<()> {
+        let deployment = build::stored(&self.nats, self.name, plan).await?;
+        let applications = self.applications();
+        applications.deploy(&deployment).await?;
+        applications.wait_running(&plan.pipeline, Duration::from_secs(60), |_| {}).await?;
+        Ok(())
+    }
+
+    /// Names of the streams that it can see.
+    async fn streams(&self) -> anyhow::Result<Vec<String>> {
+        let names = async_nats::jetstream::new(self.nats.clone()).stream_names();
+        names.try_collect().await.context("could not list the streams of a tenant")
+    }
+}
+
+/// Starts the server, adds the tenants and starts their hosts.
+async fn two_tenants(
+    ui: Ui,
+    folder: &Path,
+    platform: &mut Platform,
+) -> anyhow::Result<[Tenant; 2]> {
+    let port = free_port(0)?;
+    let Installation { nats, nats_url, tls_ca, tenants } =
+        Installation::start(ui, folder, port, Sync::Always, &[]).await?;
+    platform.nats = Some(nats);
+    // Its tenants are this user's own.
+    let confined = millrace_confine::possible().is_ok();
+    let plan = hosts::Plan {
+        nats_url: nats_url.clone(),
+        tls_ca,
+        dir: hosts::folder(folder),
+        arguments: Vec::new(),
+        confined,
+    };
+    let mut started = Vec::new();
+    for name in TENANTS {
+        ui.step(format!("adding tenant {name}: account, users, lattice"));
+        let mut go_on = |_| ControlFlow::Continue(());
+        let record = tenants.add(name, &Limits::default(), &BTreeMap::new(), &mut go_on).await?;
+        ui.step(format!("starting host and wadm of {name}"));
+        let options = hosts::options(&tenants, &plan, &record)?;
+        platform.hosts.push(Host::start(&options).await?);
+        let nats = options.access.connect("millrace demo", &nats_url).await?;
+        started.push(Tenant { name, nats });
+    }
+    started.try_into().map_err(|_| anyhow::anyhow!("not two tenants"))
 }
 
 /// The whole of it, up to the summary; `None` when it was ended before the machine ran.
@@ -153,49 +225,29 @@ async fn show(
     platform: &mut Platform,
 ) -> anyhow::Result<Option<Summary>> {
     let start = Instant::now();
-    ui.step("starting NATS");
-    let nats_options = NatsOptions { port: 0, dir: folder.join("nats"), sync: Sync::Always };
-    let nats_url = platform.nats.insert(NatsServer::start(&nats_options).await?).url();
-    ui.step("starting host and wadm");
-    let host_options = HostOptions {
-        nats_url: nats_url.clone(),
-        lattice: LATTICE.to_owned(),
-        access: Default::default(),
-        dir: folder.join("host"),
-        arguments: Vec::new(),
-        through: Vec::new(),
-    };
-    platform.host = Some(Host::start(&host_options).await?);
+    let [acme, globex] = two_tenants(ui, folder, platform).await?;
     let port = broker::start()?;
     let start_ms = millis(start.elapsed());
 
-    let nats = async_nats::connect(&nats_url)
-        .await
-        .context("could not connect to the NATS server just started")?;
     let deploying = Instant::now();
     ui.step(format!("deploying pipelines {PIPELINE} and {PUMP_PIPELINE}"));
     let pump = Pump::start(LEVELS).await?;
-    let applications = Applications::new(nats.clone(), LATTICE);
-    for plan in [alerts_plan(ui, port, limit)?, pump_plan(ui, pump.port)?] {
-        let deployment = build::deployment(&plan, &folder.join("artifacts"))?;
-        applications.deploy(&deployment).await?;
-    }
-    for pipeline in [PIPELINE, PUMP_PIPELINE] {
-        applications.wait_running(pipeline, Duration::from_secs(60), |_| {}).await?;
-    }
+    let (alerts, control) = (alerts_plan(ui, port, limit)?, pump_plan(ui, pump.port)?);
+    tokio::try_join!(acme.deploy(&alerts), globex.deploy(&control))?;
     let deploy_to_running_ms = millis(deploying.elapsed());
 
     let alerts = watch::alerts(port).await?;
-    let letters = watch::dead_letters(&nats, LATTICE, PIPELINE).await?;
+    let letters = watch::dead_letters(&acme.nats, acme.name, PIPELINE).await?;
     if !ui.json {
         ui.line(format!(
-            "machine -mqtt-> {} -durable edge-> {} -mqtt-> alerts above {limit:.1} C; NATS on {nats_url}, lattice \
-             `{LATTICE}`, MQTT on port {port}",
+            "{}: machine -mqtt-> {} -durable edge-> {} -mqtt-> alerts above {limit:.1} C; MQTT on port {port}",
+            acme.name,
             ui.bold("celsius"),
             ui.bold("too-hot")
         ));
         ui.line(format!(
-            "tank -modbus-> {} -modbus-> pump, between {} and {} %; Modbus on port {}",
+            "{}: tank -modbus-> {} -modbus-> pump, between {} and {} %; Modbus on port {}",
+            globex.name,
             ui.bold("keep-level"),
             LEVELS.0,
             LEVELS.1,
@@ -210,7 +262,18 @@ async fn show(
     let told_to_stop = until(args.time);
     view.watch(alerts, letters, told_to_stop, &stop).await;
     machine.await.context("the machine ended badly")??;
-    Ok(Some(view.summary(running.elapsed(), deploy_to_running_ms, start_ms)))
+    let mut summary = view.summary(running.elapsed(), deploy_to_running_ms, start_ms);
+    summary.seen_of_the_other = seen(&acme, &globex).await?;
+    Ok(Some(summary))
+}
+
+/// How many streams each of the two sees that are in the other's lattice: their names say whose they are.
+async fn seen(one: &Tenant, other: &Tenant) -> anyhow::Result<usize> {
+    let (of_one, of_other) = (one.streams().await?, other.streams().await?);
+    anyhow::ensure!(!of_one.is_empty() && !of_other.is_empty(), "a tenant has no streams");
+    let is_of = |name: &str, tenant: &Tenant| name.split('_').any(|word| word == tenant.name);
+    let seen = of_one.iter().filter(|name| is_of(name, other)).count();
+    Ok(seen.saturating_add(of_other.iter().filter(|name| is_of(name, one)).count()))
 }
 
 /// Returns after the time, or at Ctrl-C when there is none to wait for.
@@ -439,6 +502,7 @@ impl View {
             pump_level_min: plant.range.map(|(low, _)| low),
             pump_level_max: plant.range.map(|(_, high)| high),
             pump_reaction_p50_us: us(watch::percentile(&plant.delays, 0.5)),
+            seen_of_the_other: 0,
             deploy_to_running_ms,
             start_ms,
         }
@@ -485,6 +549,11 @@ fn report(ui: Ui, summary: &Summary) -> anyhow::Result<()> {
             time(summary.pump_reaction_p50_us)
         ));
     }
+    ui.line(format!(
+        "tenants {}: each has seen {} streams of the other",
+        TENANTS.join(" and "),
+        summary.seen_of_the_other
+    ));
     ui.line(format!(
         "platform up in {}, pipeline running {} after deploy",
         human_time(Duration::from_millis(summary.start_ms)),

@@ -1,17 +1,23 @@
-//! From a plan to files a host can load, and the manifest that names them.
+//! From a plan to what a host can load, in files or in the lattice's store, and the manifest that names it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
+use millrace_artifacts::{Reference, Store};
 use millrace_pipeline::{Plan, Stage};
 use millrace_platform::find;
 use millrace_wadm::manifest::provider_names;
-use millrace_wadm::{Artifact, Deployment, Manifest};
+use millrace_wadm::{Applications, Artifact, Deployment, Manifest};
 use serde::Serialize;
 
 use super::{Definition, Output};
 use crate::lattice;
+use crate::ui::Ui;
+
+/// Nobody deploys for longer than this, from the first artifact to the manifest.
+const DEPLOYING: Duration = Duration::from_secs(3600);
 
 /// A stage as it was built.
 #[derive(Debug, Serialize)]
@@ -65,7 +71,7 @@ fn build(plan: &Plan, stage: &Stage, folder: &Path) -> anyhow::Result<Built> {
     })
 }
 
-/// Builds the stages and writes the manifests of the pipeline and of the providers that it uses.
+/// Builds the stages into files, and writes the manifests of the pipeline and of the providers that it uses.
 pub(crate) fn deployment(plan: &Plan, folder: &Path) -> anyhow::Result<Deployment> {
     let built = stages(plan, folder)?;
     let artifacts = built.into_iter().map(|b| {
@@ -74,12 +80,89 @@ pub(crate) fn deployment(plan: &Plan, folder: &Path) -> anyhow::Result<Deploymen
     });
     let pipeline = millrace_wadm::manifest(plan, &artifacts.collect())?;
     let providers =
+        provider_names(plan).into_iter().map(provider_file).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Deployment { providers, pipeline })
+}
+
+/// Builds the stages and puts them into the lattice's store, from where its hosts take them.
+pub(crate) async fn stored(
+    nats: &async_nats::Client,
+    lattice: &str,
+    plan: &Plan,
+) -> anyhow::Result<Deployment> {
+    let store = Store::open(nats, lattice).await?;
+    let mut artifacts = BTreeMap::new();
+    for stage in &plan.stages {
+        let composed = millrace_desk::compose(plan, stage)?;
+        let (digest, _) = store
+            .put(&plan.pipeline, composed.bytes.into())
+            .await
+            .with_context(|| format!("stage `{}`", stage.name))?;
+        let image = Reference::Stage { name: stage.name.clone(), digest: digest.clone() };
+        artifacts.insert(stage.name.clone(), Artifact { image: image.to_string(), digest });
+    }
+    let pipeline = millrace_wadm::manifest(plan, &artifacts)?;
+    let providers =
         provider_names(plan).into_iter().map(provider).collect::<anyhow::Result<Vec<_>>>()?;
     Ok(Deployment { providers, pipeline })
 }
 
-/// The manifest of a provider of the installation.
+/// Removes from the lattice's store what no version needs that this pipeline may be taken back to. That it could not be
+/// done keeps nobody from deploying.
+pub(crate) async fn tidy(
+    nats: &async_nats::Client,
+    applications: &Applications,
+    lattice: &str,
+    pipeline: &str,
+) {
+    let tidied = async {
+        let Some(store) = Store::existing(nats, lattice).await? else { return anyhow::Ok(()) };
+        let images = applications.images(pipeline).await?;
+        let digests = images.iter().filter_map(|image| match image.parse() {
+            Ok(Reference::Stage { digest, .. }) => Some(digest),
+            _ => None,
+        });
+        let since = SystemTime::now().checked_sub(DEPLOYING).unwrap_or(SystemTime::UNIX_EPOCH);
+        store.keep(pipeline, &digests.collect(), since).await?;
+        Ok(())
+    };
+    if let Err(error) = tidied.await {
+        tracing::warn!("old artifacts were not removed: {error:#}");
+    }
+}
+
+/// Removes the artifacts of a pipeline that is gone, but not those of one that was deployed since a time.
+pub(crate) async fn forget(
+    ui: Ui,
+    nats: &async_nats::Client,
+    lattice: &str,
+    pipeline: &str,
+    since: SystemTime,
+) {
+    let forgotten = async {
+        if let Some(store) = Store::existing(nats, lattice).await? {
+            store.keep(pipeline, &BTreeSet::new(), since).await?;
+        }
+        anyhow::Ok(())
+    };
+    if let Err(error) = forgotten.await {
+        ui.warn(format!("its artifacts stay until the next pipeline is deployed: {error:#}"));
+    }
+}
+
+/// The manifest of a provider, as every installation of this release has it.
 pub(crate) fn provider(name: &str) -> anyhow::Result<Manifest> {
+    let file = find::provider(name)?;
+    let archive = file
+        .file_name()
+        .and_then(|name| name.to_str()?.strip_suffix(".par.gz"))
+        .with_context(|| format!("{} is no name of an archive", file.display()))?;
+    let image = Reference::Provider { archive: archive.to_owned() };
+    Ok(millrace_wadm::provider_manifest(name, &image.to_string()))
+}
+
+/// The manifest of a provider as a file of this installation, for any host of wasmCloud on this machine.
+pub(crate) fn provider_file(name: &str) -> anyhow::Result<Manifest> {
     Ok(millrace_wadm::provider_manifest(name, &image(&find::provider(name)?)))
 }
 

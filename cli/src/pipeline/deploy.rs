@@ -3,7 +3,6 @@
 //! The platform carries a roll-out out; here it is only shown. Where no process of the platform takes it up (wadm runs
 //! without Millrace's host) it is carried out from here.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -15,7 +14,7 @@ use millrace_wadm::{Applications, Rollout, RolloutState, Watcher};
 
 use super::{build, show};
 use crate::ui::Ui;
-use crate::{RolledBack, lattice, provider};
+use crate::{RolledBack, audit, lattice, provider};
 
 /// The platform takes up a roll-out within this time, or does not.
 const TAKEN_UP: Duration = Duration::from_secs(4);
@@ -59,20 +58,26 @@ impl Judging {
 pub(crate) async fn run(
     ui: Ui,
     plan: &Plan,
-    folder: &Path,
     lattice: &lattice::Options,
     judging: &Judging,
 ) -> anyhow::Result<()> {
     let nats = lattice.connect().await?;
-    ui.step(format!("composing {} stages", plan.stages.len()));
-    let deployment = build::deployment(plan, folder)?;
     let applications = Applications::new(nats.clone(), lattice.name());
+    // First: it may be what makes room for the new ones.
+    build::tidy(&nats, &applications, lattice.name(), &plan.pipeline).await;
+    ui.step(format!("composing {} stages", plan.stages.len()));
+    let deployment = build::stored(&nats, lattice.name(), plan).await?;
     for provider in &deployment.providers {
         provider::deploy(ui, &applications, provider).await?;
     }
     let settings = judging.settings(plan.rollout.clone());
     let (deployed, rollout) =
         applications.roll_out(&deployment.pipeline, settings, judging.timeout).await?;
+    if !deployed.unchanged {
+        let images: Vec<&str> = millrace_wadm::images(&deployment.pipeline).collect();
+        let subject = format!("{} {}: {}", plan.pipeline, deployed.version, images.join(", "));
+        audit::note(ui, lattice, &nats, "pipeline.deploy", &subject).await;
+    }
     match (&rollout, deployed.unchanged) {
         (None, true) => ui.step(format!("version {} is deployed already", deployed.version)),
         (Some(_), true) => ui.step(format!("version {} is taking over already", deployed.version)),

@@ -12,7 +12,7 @@ mod test;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use millrace_pipeline::{Loaded, Options as LoadOptions, Plan};
@@ -20,9 +20,8 @@ use millrace_wadm::{Applications, Deployment, Rollouts};
 
 pub(crate) use test::patiently;
 
-use crate::DefinitionErrors;
-use crate::lattice;
 use crate::ui::Ui;
+use crate::{DefinitionErrors, audit, lattice};
 
 /// The definition a command works on.
 #[derive(Debug, Clone, clap::Args)]
@@ -146,7 +145,7 @@ pub(crate) enum Command {
     },
     /// Build, and print the wadm manifest.
     #[command(
-        after_help = "Example:\n  millrace pipeline manifest pipeline.yaml > app.yaml && wash app deploy app.yaml"
+        after_help = "Examples:\n  millrace pipeline manifest pipeline.yaml > app.yaml && wash app deploy app.yaml\n  millrace pipeline manifest pipeline.yaml --store > app.yaml     for hosts on other machines, or of tenants\n\nWithout --store it names files of this machine, which any host of wasmCloud here can load."
     )]
     Manifest {
         #[command(flatten)]
@@ -155,6 +154,11 @@ pub(crate) enum Command {
         output: Output,
         #[command(flatten)]
         locked: lock::Locked,
+        /// Put the stages into the lattice's store, and name them from there: Millrace's hosts take them on any machine.
+        #[arg(long, conflicts_with = "out")]
+        store: bool,
+        #[command(flatten)]
+        lattice: lattice::Options,
     },
     /// Build, deploy, and wait until everything runs. A changed definition takes over from the version that runs, is
     /// watched for a while, and is rolled back when it does not start or fails too often.
@@ -164,8 +168,6 @@ pub(crate) enum Command {
     Deploy {
         #[command(flatten)]
         definition: Definition,
-        #[command(flatten)]
-        output: Output,
         #[command(flatten)]
         locked: lock::Locked,
         #[command(flatten)]
@@ -280,10 +282,13 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             let built = build::stages(&plan, &build::folder(&definition, &plan, &output)?)?;
             show::built(ui, &built)
         }
-        Command::Manifest { definition, output, locked } => {
+        Command::Manifest { definition, output, locked, store, lattice } => {
             let plan = locked_plan(ui, &definition, &locked)?;
-            let folder = build::folder(&definition, &plan, &output)?;
-            let Deployment { providers, pipeline: manifest } = build::deployment(&plan, &folder)?;
+            let deployment = match store {
+                true => build::stored(&lattice.connect().await?, lattice.name(), &plan).await?,
+                false => build::deployment(&plan, &build::folder(&definition, &plan, &output)?)?,
+            };
+            let Deployment { providers, pipeline: manifest } = deployment;
             let needs: Vec<&str> = providers.iter().map(|p| p.metadata.name.as_str()).collect();
             ui.step(format!(
                 "it uses the shared applications {}: `millrace provider deploy`, or `millrace provider manifest` and wash, \
@@ -298,10 +303,9 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
                 Ok(())
             }
         }
-        Command::Deploy { definition, output, locked, lattice, judging } => {
+        Command::Deploy { definition, locked, lattice, judging } => {
             let plan = locked_plan(ui, &definition, &locked)?;
-            let folder = build::folder(&definition, &plan, &output)?;
-            deploy::run(ui, &plan, &folder, &lattice, &judging).await
+            deploy::run(ui, &plan, &lattice, &judging).await
         }
         Command::History { pipeline, lattice } => {
             let rollouts = Rollouts::new(lattice.connect().await?, lattice.name());
@@ -404,6 +408,7 @@ async fn undeploy(
     timeout: Duration,
 ) -> anyhow::Result<()> {
     let name = name_of(pipeline)?;
+    let begun = SystemTime::now();
     let nats = lattice.connect().await?;
     let applications = Applications::new(nats.clone(), lattice.name());
     match applications.undeploy(&name, timeout).await {
@@ -411,6 +416,9 @@ async fn undeploy(
         Err(millrace_wadm::WadmError::NotFound { .. }) if purge => {}
         result => result?,
     }
+    let what = if purge { "pipeline.purge" } else { "pipeline.undeploy" };
+    audit::note(ui, lattice, &nats, what, &name).await;
+    build::forget(ui, &nats, lattice.name(), &name, begun).await;
     let removed =
         if purge { build::purge(&nats, lattice.name(), &name).await? } else { Vec::new() };
     if purge {

@@ -22,8 +22,8 @@ use crate::dead::call::{Caller, Fault};
 use crate::dead::filter::Moment;
 use crate::dead::replay::Rate;
 use crate::dead::route::{Elsewhere, stage_named};
-use crate::lattice;
 use crate::ui::Ui;
+use crate::{audit, lattice};
 
 /// Nothing of the history comes for this long: the server is gone.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -104,6 +104,10 @@ pub(crate) async fn run(
     let target = &options.into.pipeline;
     let stage = stage_named(&stages, target, named)?;
     let caller = Caller::new(&nats, lattice.name(), target, stage, options.timeout).await?;
+    if !options.dry_run {
+        let subject = format!("{pipeline} {} into {target}/{named}", options.edge);
+        audit::note(ui, lattice, &nats, "pipeline.replay", &subject).await;
+    }
     let mut replay =
         Replay { ui, options, caller, ids: BatchIds::default(), summary: Summary::default() };
     replay.all(&history).await?;

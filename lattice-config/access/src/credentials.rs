@@ -12,13 +12,19 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nkeys::{KeyPair, KeyPairType};
 use serde::Deserialize;
 
-use crate::AccessError;
+use crate::{AccessError, NotCredentials};
 
 /// Most bytes of a file of credentials: ten times what one with long lists of permissions has.
 const FILE_MAX: u64 = 256 << 10;
 
 /// What a tag of a user begins with that names the lattice of its tenant.
 const LATTICE: &str = "lattice:";
+
+/// What a tag begins with that names the prefix of the user's inboxes: where answers to its requests go.
+const INBOX: &str = "inbox:";
+
+/// Longest prefix of inboxes, in bytes.
+const INBOX_MAX: usize = 64;
 
 /// A user's JWT and key. Who issued it and what it allows is the server's to check.
 #[derive(Clone)]
@@ -72,16 +78,27 @@ impl Credentials {
             .map_err(|what| AccessError::NoCredentials { path: path.to_owned(), what })
     }
 
-    fn parse(text: &str) -> Result<Self, &'static str> {
-        let jwt = block(text, "NATS USER JWT").ok_or("it has no block `NATS USER JWT`")?;
-        let seed = block(text, "USER NKEY SEED").ok_or("it has no block `USER NKEY SEED`")?;
-        let key = KeyPair::from_seed(seed).map_err(|_| "its seed is damaged")?;
-        if key.key_pair_type() != KeyPairType::User {
-            return Err("its seed is not that of a user");
+    /// Takes a file's text apart. Whether the JWT is signed is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// When it is too long, one of the two parts is missing or damaged, or the seed is not a user's.
+    pub fn parse(text: &str) -> Result<Self, NotCredentials> {
+        let wrong = NotCredentials;
+        if u64::try_from(text.len()).is_ok_and(|length| length > FILE_MAX) {
+            return Err(wrong("it is too long"));
         }
-        let claims = jwt.split('.').nth(1).ok_or("its JWT is damaged")?;
-        let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| "its JWT is damaged")?;
-        let claims = serde_json::from_slice(&claims).map_err(|_| "its JWT is damaged")?;
+        let jwt = block(text, "NATS USER JWT").ok_or(wrong("it has no block `NATS USER JWT`"))?;
+        let seed =
+            block(text, "USER NKEY SEED").ok_or(wrong("it has no block `USER NKEY SEED`"))?;
+        let key = KeyPair::from_seed(seed).map_err(|_| wrong("its seed is damaged"))?;
+        if key.key_pair_type() != KeyPairType::User {
+            return Err(wrong("its seed is not that of a user"));
+        }
+        let damaged = || wrong("its JWT is damaged");
+        let claims = jwt.split('.').nth(1).ok_or_else(damaged)?;
+        let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| damaged())?;
+        let claims = serde_json::from_slice(&claims).map_err(|_| damaged())?;
         Ok(Self { jwt: jwt.to_owned(), key: Arc::new(key), claims })
     }
 
@@ -107,6 +124,17 @@ impl Credentials {
     #[must_use]
     pub fn lattice(&self) -> Option<&str> {
         self.claims.nats.tags.iter().find_map(|tag| tag.strip_prefix(LATTICE))
+    }
+
+    /// What the user's inboxes begin with, where its JWT has a tag `inbox:PREFIX`: it may listen to no others. One word of
+    /// letters, digits, `_` and `-`; anything else is passed over.
+    #[must_use]
+    pub fn inbox(&self) -> Option<&str> {
+        let word = |text: &&str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            (1..=INBOX_MAX).contains(&text.len()) && text.chars().all(plain)
+        };
+        self.claims.nats.tags.iter().find_map(|tag| tag.strip_prefix(INBOX)).filter(word)
     }
 
     /// From when and until when they are valid, in seconds since the Unix epoch.
@@ -163,6 +191,16 @@ mod tests {
             assert_eq!((read.name(), read.lattice()), ("acme-operator", Some("acme")));
             assert_eq!(read.valid(), (None, Some(1_700_000_000)));
             assert!(!format!("{read:?}").contains(&key.seed().unwrap()), "{read:?}");
+            assert_eq!(read.inbox(), None);
+        }
+        for (tag, inbox) in [
+            ("inbox:_INBOX_viewer", Some("_INBOX_viewer")),
+            ("inbox:a.>", None),
+            ("inbox:", None),
+            ("inbox:a b", None),
+        ] {
+            let text = file(&format!(r#"{{"nats":{{"tags":["{tag}"]}}}}"#), &key.seed().unwrap());
+            assert_eq!(Credentials::parse(&text).unwrap().inbox(), inbox, "{tag}");
         }
     }
 
@@ -177,7 +215,7 @@ mod tests {
             (file("{}", &KeyPair::new_account().seed().unwrap()), "not that of a user"),
             (file("[", &seed), "JWT is damaged"),
         ] {
-            let said = Credentials::parse(&text).unwrap_err();
+            let said = Credentials::parse(&text).unwrap_err().to_string();
             assert!(said.contains(what), "{text:?}: {said}");
         }
     }

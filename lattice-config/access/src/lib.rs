@@ -22,6 +22,11 @@ pub struct Access {
     pub tls_ca: Option<PathBuf>,
 }
 
+/// Why a text is no file of credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotCredentials(&'static str);
+
 /// Why a program does not get onto a lattice.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
@@ -48,7 +53,7 @@ pub enum AccessError {
         /// The file.
         path: PathBuf,
         /// What is missing or wrong.
-        what: &'static str,
+        what: NotCredentials,
     },
     /// The file with the authority's certificates holds none.
     #[error("{} holds no certificate; --tls-ca takes a file in PEM format", path.display())]
@@ -152,13 +157,29 @@ impl Access {
     ///
     /// As [`Access::credentials`], and when the file of certificates cannot be read or holds none.
     pub fn options(&self) -> Result<ConnectOptions, AccessError> {
-        let mut options = match self.credentials()? {
+        self.options_as(self.credentials()?.as_ref())
+    }
+
+    /// Options of a connection with this trust, as a user whose credentials are not in a file.
+    ///
+    /// # Errors
+    ///
+    /// When the file of certificates cannot be read or holds none.
+    pub fn options_as(
+        &self,
+        credentials: Option<&Credentials>,
+    ) -> Result<ConnectOptions, AccessError> {
+        let mut options = match credentials {
             Some(credentials) => {
                 let (jwt, key) = (credentials.jwt().to_owned(), credentials.key());
-                ConnectOptions::with_jwt(jwt, move |nonce| {
+                let options = ConnectOptions::with_jwt(jwt, move |nonce| {
                     let key = std::sync::Arc::clone(&key);
                     async move { key.sign(&nonce).map_err(async_nats::AuthError::new) }
-                })
+                });
+                match credentials.inbox() {
+                    Some(inbox) => options.custom_inbox_prefix(inbox),
+                    None => options,
+                }
             }
             None => ConnectOptions::new(),
         };
@@ -201,7 +222,21 @@ impl Access {
     ///
     /// As [`Access::options`], and when the server does not answer, or refuses.
     pub async fn connect(&self, name: &str, url: &str) -> Result<Client, AccessError> {
-        let options = self.options()?.name(name);
+        self.connect_as(self.credentials()?.as_ref(), name, url).await
+    }
+
+    /// The same as a user whose credentials are not in a file, or have been read before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Access::options_as`], and when the server does not answer, or refuses.
+    pub async fn connect_as(
+        &self,
+        credentials: Option<&Credentials>,
+        name: &str,
+        url: &str,
+    ) -> Result<Client, AccessError> {
+        let options = self.options_as(credentials)?.name(name);
         options.connect(url).await.map_err(|error| self.explain(url, &error))
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions};
+use millrace_lattice_config::jwt::read_credentials;
 use millrace_lattice_config::resolver::Address;
 use millrace_lattice_config::server::ServerOptions;
 use millrace_lattice_config::tenants::{Limits, Record, Step, TenantError, Tenants};
@@ -69,6 +70,12 @@ pub(crate) async fn connect_text(url: &str, creds: &str) -> Result<Client, Strin
     let options = ConnectOptions::with_credentials(creds)
         .map_err(|e| e.to_string())?
         .request_timeout(Some(Duration::from_secs(2)));
+    // As this platform's clients do: where answers go stands in the token.
+    let tags = read_credentials(creds).map(|(claims, ..)| claims.nats.tags).unwrap_or_default();
+    let options = match tags.iter().find_map(|tag| tag.strip_prefix("inbox:")) {
+        Some(inbox) => options.custom_inbox_prefix(inbox),
+        None => options,
+    };
     options.connect(url).await.map_err(|e| e.to_string())
 }
 
