@@ -30,7 +30,8 @@ pub(crate) async fn note(
     let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
     let entry = Entry {
         time: i64::try_from(now).unwrap_or(i64::MAX),
-        who: credentials.name().to_owned(),
+        // The key tells users of one role apart: `millrace tenant show` has the label of each.
+        who: format!("{} {}", credentials.name(), credentials.key().public_key()),
         what: what.to_owned(),
         subject: subject.chars().take(SUBJECT_MAX).collect(),
         outcome: "ok".to_owned(),

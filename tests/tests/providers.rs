@@ -98,7 +98,9 @@ fn another_installation(folder: &Path, provider: &str) {
     std::fs::create_dir_all(folder.join("providers")).unwrap();
     let archive = find::provider(provider).unwrap();
     let name = format!("{provider}-another.par.gz");
-    std::fs::copy(archive, folder.join("providers").join(&name)).unwrap();
+    std::fs::copy(&archive, folder.join("providers").join(&name)).unwrap();
+    // A host starts it from its own installation: an upgrade puts the one's providers beside the other's.
+    std::fs::copy(&archive, find::home().join("providers").join(&name)).unwrap();
     let link = folder.join("providers").join(format!("{provider}.par.gz"));
     std::os::unix::fs::symlink(name, link).unwrap();
 }
@@ -135,4 +137,5 @@ async fn a_provider_is_replaced_under_load_and_nothing_is_lost() {
     let status = plant.millrace(&["pipeline", "status", "alerts"]).await;
     assert_eq!(status.code, 0, "{status:?}");
     plant.stop().await;
+    std::fs::remove_file(find::home().join("providers/mqtt-another.par.gz")).unwrap();
 }
