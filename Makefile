@@ -8,7 +8,7 @@ export PATH := $(PATH):/usr/sbin:/usr/local/sbin
 CARGO := cargo
 BIN := $(CARGO_TARGET_DIR)/debug
 MILLRACE := $(MILLRACE_HOME)/bin/millrace
-PROVIDERS := conduit mqtt kafka modbus gpio
+PROVIDERS := conduit mqtt kafka modbus gpio http
 
 .PHONY: help
 help: ## This list
@@ -49,6 +49,11 @@ test: build ## Everything: format, lints, unit, property and end-to-end tests
 	$(CARGO) test --locked --workspace --no-fail-fast
 	cd components && CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/components $(CARGO) test --locked --workspace
 	@scripts/gpio-vm test --locked --workspace
+
+.PHONY: wash
+wash: build ## The test with the ordinary `wash` and a tenant's credentials; builds wash first (some minutes)
+	@scripts/setup wash
+	$(CARGO) test --locked --workspace --test tenants -- --ignored wash
 
 .PHONY: bench
 bench: build ## Print the tables of speed and size, connectors beside their plain client libraries with them

@@ -1,5 +1,4 @@
-//! Classes of hosts: limits, labels and devices under a name. `classes.yaml` in the folder of the installation's tenants has
-//! them.
+//! Classes of hosts: limits and devices under a name. `classes.yaml` in the folder of the installation's tenants has them.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -22,9 +21,14 @@ pub(crate) struct Classes {
 }
 
 impl Classes {
+    /// Their file.
+    pub(crate) fn file(root: &Path) -> PathBuf {
+        root.join(FILE)
+    }
+
     /// Those of the installation with its keys and tenants in this folder.
     pub(crate) fn of(root: &Path) -> anyhow::Result<Self> {
-        let path = root.join(FILE);
+        let path = Self::file(root);
         let all = read(&path)?;
         for (name, class) in &all {
             let wrong = |what| anyhow::anyhow!("{}: class `{name}`: {what}", path.display());

@@ -2,21 +2,22 @@
 //! where the host is to run (`millrace host`).
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use millrace_lattice_config::class;
 use millrace_lattice_config::join::{Joining, NewHost, ROLES, TOKEN_MAX};
-use millrace_platform::find;
+use millrace_lattice_config::{Lock, class};
+use millrace_platform::{find, kill_all_of};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::class::Classes;
+use crate::hosts::{self, Memory};
 use crate::tenant::{self, Options};
 use crate::ui::Ui;
 
@@ -222,23 +223,9 @@ fn given(token: Option<&str>, file: Option<&Path>) -> anyhow::Result<Option<Stri
     }
 }
 
-/// Held by the process that runs the host.
-fn lock(folder: &Path) -> anyhow::Result<(File, bool)> {
-    let path = folder.join("lock");
-    let wrong = || path.display().to_string();
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .with_context(wrong)?;
-    match file.try_lock() {
-        Ok(()) => Ok((file, true)),
-        Err(TryLockError::WouldBlock) => Ok((file, false)),
-        Err(TryLockError::Error(error)) => Err(error).with_context(wrong),
-    }
+/// Held by the process that runs the host; or the text of the process that holds it.
+fn lock(folder: &Path) -> anyhow::Result<Result<Lock, String>> {
+    Ok(Lock::take(&folder.join("lock"), &std::process::id().to_string())?)
 }
 
 async fn join(ui: Ui, folder: &Path, token: Option<&str>, unconfined: bool) -> anyhow::Result<()> {
@@ -249,8 +236,9 @@ async fn join(ui: Ui, folder: &Path, token: Option<&str>, unconfined: bool) -> a
          millrace host join --token-file FILE"
     );
     private(folder)?;
-    let (mut lock, is_free) = lock(folder)?;
-    ensure!(is_free, "a host runs here already; `millrace host leave` ends it");
+    let Ok(_lock) = lock(folder)? else {
+        bail!("a host runs here already; `millrace host leave` ends it")
+    };
     let stored = read(folder)?;
     let joining = match (new, stored) {
         (Some(new), Some(old)) if (&new.lattice, &new.host) != (&old.lattice, &old.host) => bail!(
@@ -265,21 +253,30 @@ async fn join(ui: Ui, folder: &Path, token: Option<&str>, unconfined: bool) -> a
         (None, Some(old)) => old,
         (None, None) => bail!("this machine has joined nothing"),
     };
-    lock.set_len(0)?;
-    lock.rewind()?;
-    lock.write_all(format!("{}\n", std::process::id()).as_bytes())?;
     ui.step(format!("{} joins {} at {}", joining.host, joining.lattice, joining.url));
     if unconfined {
         ui.warn("the host is not confined: who deploys in its lattice can read this user's files");
     }
     let mut child = start(folder, &joining, unconfined)?;
+    let memory = Memory::default();
+    let looking = tokio::spawn(memory.clone().look());
+    let max_mib = joining.class.max_host_memory_mib.unwrap_or_else(hosts::default_memory_mib);
+    let id = child.id();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let ended = tokio::select! {
         ended = child.wait() => Some(ended?),
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
+        held = memory.exceeded(id, max_mib) => {
+            child.kill().await?;
+            if let Some(id) = id {
+                kill_all_of(id).await;
+            }
+            bail!("the host was ended: {}", hosts::too_much(held, max_mib));
+        }
     };
+    looking.abort();
     if let Some(ended) = ended {
         bail!("the host ended by itself ({ended}); what it said is above");
     }
@@ -318,6 +315,8 @@ fn start(
         "--follow-parent".to_owned(),
         "--no-wadm".to_owned(),
         "--only-known".to_owned(),
+        // A Ctrl-C at the terminal reaches this process alone, which ends the host in order.
+        "--own-session".to_owned(),
         format!("--nats-url={}", joining.url),
         format!("--lattice={}", joining.lattice),
         format!("--label=host={}", joining.host),
@@ -329,6 +328,7 @@ fn start(
         creds("provider", "provider"),
     ];
     arguments.extend(joining.labels.iter().map(|(name, value)| format!("--label={name}={value}")));
+    arguments.extend(hosts::share());
     arguments.extend(joining.class.limits());
     if !unconfined {
         arguments.push("--confine".to_owned());
@@ -341,8 +341,6 @@ fn start(
         .env_remove("MILLRACE_CREDS")
         .env_remove("MILLRACE_PASSPHRASE")
         .stdin(Stdio::null())
-        // A Ctrl-C at the terminal reaches this process alone, which ends the host in order.
-        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .context("millrace-host could not be started")
@@ -351,19 +349,17 @@ fn start(
 fn leave(ui: Ui, folder: &Path) -> anyhow::Result<()> {
     let joined = folder.is_dir().then(|| read(folder)).transpose()?.flatten();
     let joined = joined.context("this machine has joined nothing; --data names another folder")?;
-    let (mut held, mut is_free) = lock(folder)?;
-    if !is_free {
-        let mut text = String::new();
-        (&mut held).take(20).read_to_string(&mut text)?;
-        let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    let mut held = lock(folder)?;
+    if let Err(holder) = &held {
+        let pid = holder.parse().ok().and_then(Pid::from_raw);
         let pid = pid.context("the host that runs here cannot be found; end it, and leave then")?;
         ui.step(format!("ending the host, process {pid}"));
         kill_process(pid, Signal::TERM).context("the host that runs here cannot be ended")?;
         let start = Instant::now();
-        while !is_free {
+        while held.is_err() {
             ensure!(start.elapsed() < LEAVE, "the host has not ended after {} s", LEAVE.as_secs());
             std::thread::sleep(Duration::from_millis(100));
-            is_free = held.try_lock().is_ok();
+            held = lock(folder)?;
         }
     }
     for name in ["creds", "tmp", "artifacts"] {

@@ -8,8 +8,8 @@ use millrace_conduit::Buckets;
 use millrace_grants::{Grant, KEY_MAX, VALUE_MAX};
 use serde_json::Value;
 
-use crate::lattice;
 use crate::ui::Ui;
+use crate::{audit, lattice};
 
 /// Largest file of values, in bytes.
 const FILE_MAX: u64 = 64 * 1024 * 1024;
@@ -121,7 +121,7 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             fits(&text(&key), &value)?;
             buckets(&lattice).await?.set(&bucket, &key, value.into()).await?;
             ui.step(format!("bucket `{bucket}`: `{}` is set", text(&key)));
-            Ok(())
+            note(ui, &lattice, "kv.set", &format!("{bucket} {}", text(&key))).await
         }
         Command::Delete { bucket, keys, lattice } => {
             let buckets = there(&bucket, &lattice).await?;
@@ -129,12 +129,12 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
                 buckets.delete(&bucket, &checked(key)?).await?;
             }
             ui.step(format!("bucket `{bucket}`: {} keys deleted", keys.len()));
-            Ok(())
+            note(ui, &lattice, "kv.delete", &format!("{bucket} {}", keys.join(" "))).await
         }
         Command::Remove { bucket, lattice } => {
             there(&bucket, &lattice).await?.remove(&bucket).await?;
             ui.step(format!("bucket `{bucket}` is removed"));
-            Ok(())
+            note(ui, &lattice, "kv.remove", &bucket).await
         }
         Command::Load { bucket, file, lattice } => {
             named(&bucket)?;
@@ -146,9 +146,15 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
                 set.with_context(|| format!("after {number} of {total} keys"))?;
             }
             ui.step(format!("bucket `{bucket}`: {total} keys are set"));
-            Ok(())
+            note(ui, &lattice, "kv.load", &format!("{bucket} {total} keys")).await
         }
     }
+}
+
+/// In the audit log; values can be secrets, and are not in it.
+async fn note(ui: Ui, lattice: &lattice::Options, what: &str, subject: &str) -> anyhow::Result<()> {
+    audit::note(ui, lattice, &lattice.connect().await?, what, subject).await;
+    Ok(())
 }
 
 async fn buckets(lattice: &lattice::Options) -> anyhow::Result<Buckets> {

@@ -1,5 +1,6 @@
 //! The command line of Millrace. Thin: each command is a few calls into the crates that do the work.
 
+mod api;
 mod audit;
 mod chaos;
 mod class;
@@ -72,6 +73,11 @@ enum Command {
     /// Customers of a platform, each with an account, a lattice and limits of its own.
     #[command(subcommand)]
     Tenant(tenant::Command),
+    /// Print the audit log of a tenant's lattice, or keep it in a file.
+    Audit(audit::Args),
+    /// Who may use the control API of `millrace up --tenants --api`.
+    #[command(subcommand)]
+    Api(api::Command),
     /// Make this machine a host of a tenant's lattice, with a token.
     #[command(subcommand)]
     Host(join::Command),
@@ -169,6 +175,8 @@ fn run(ui: Ui, command: Command) -> anyhow::Result<ExitCode> {
         Command::Step(command) => step::run(ui, command),
         Command::Provider(command) => runtime.block_on(provider::run(ui, command)).map(done),
         Command::Tenant(command) => runtime.block_on(tenant::run(ui, command)).map(done),
+        Command::Audit(args) => runtime.block_on(audit::run(ui, args)).map(done),
+        Command::Api(command) => api::run(ui, command).map(done),
         Command::Host(command) => runtime.block_on(join::run(ui, command)).map(done),
         Command::Dead(command) => runtime.block_on(dead::run(ui, command)),
         Command::Kv(command) => runtime.block_on(kv::run(ui, command)).map(done),

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use millrace_artifacts::Reference;
+use millrace_artifacts::installed::{self, LatticeHost};
 use millrace_wadm::{Applications, Manifest, ProviderOnLattice};
 use nkeys::KeyPair;
 use provider_archive::ProviderArchive;
@@ -25,12 +27,16 @@ pub(crate) enum Command {
     /// Put providers of this installation on a lattice, or replace them. Deploying a pipeline does so by itself.
     #[command(
         after_help = "Example:\n  millrace provider deploy mqtt kafka\n\nA provider in another version is replaced \
-                      under the pipelines that use it: its links drain, and go on in the new one."
+                      under the pipelines that use it: its links drain, and go on in the new one. Every host of the lattice must \
+                      have that version in its own installation."
     )]
     Deploy {
-        /// The providers: conduit, gpio, kafka, modbus, mqtt.
+        /// The providers: conduit, gpio, http, kafka, modbus, mqtt.
         #[arg(required = true)]
         providers: Vec<String>,
+        /// Also when a host does not have it. The provider ends where it runs, and comes back when wadm tries a host that has it.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         lattice: lattice::Options,
     },
@@ -88,11 +94,15 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             providers.iter().for_each(|provider| line(ui, provider));
             Ok(())
         }
-        Command::Deploy { providers, lattice } => {
+        Command::Deploy { providers, force, lattice } => {
             let manifests =
                 providers.iter().map(|p| build::provider(p)).collect::<anyhow::Result<Vec<_>>>()?;
             let nats = lattice.connect().await?;
             let applications = Applications::new(nats.clone(), lattice.name());
+            match can_run(ui, &nats, &applications, lattice.name(), &manifests).await {
+                Err(error) if force => ui.warn(format!("{error:#}")),
+                asked => asked?,
+            }
             let mut versions = serde_json::Map::new();
             for (provider, manifest) in providers.iter().zip(&manifests) {
                 deploy(ui, &applications, manifest).await?;
@@ -126,6 +136,74 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
         }
         Command::Pack { name, out, executable } => pack(ui, &name, &out, &executable).await,
     }
+}
+
+/// Refuses providers that a host of the lattice could not start, because its installation has no such build: the one that
+/// runs would be taken away, and the new one not come. What is deployed already is not asked for.
+pub(crate) async fn can_run(
+    ui: Ui,
+    nats: &async_nats::Client,
+    applications: &Applications,
+    lattice: &str,
+    manifests: &[Manifest],
+) -> anyhow::Result<()> {
+    let mut wanted = Vec::new();
+    for manifest in manifests {
+        let archives = millrace_wadm::images(manifest).filter_map(|image| match image.parse() {
+            Ok(Reference::Provider { archive }) => Some(archive),
+            _ => None,
+        });
+        let archives: Vec<String> = archives.collect();
+        if !applications.is_deployed(manifest).await? {
+            wanted.extend(archives);
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let hosts = installed::hosts(nats, lattice).await?;
+    if hosts.is_empty() {
+        ui.warn(format!(
+            "no host of lattice `{lattice}` answers, so nobody says whether it has {}",
+            wanted.join(", ")
+        ));
+    }
+    let lacking: Vec<String> = hosts.iter().filter_map(|host| lacks(host, &wanted)).collect();
+    anyhow::ensure!(
+        lacking.is_empty(),
+        "{}. A host starts providers from its own installation: install this release there, as well as the one it has, or deploy \
+         from an installation as the hosts have it. Nothing was changed; `millrace provider deploy NAME --force` replaces a \
+         provider all the same, and it then runs on no host that lacks it",
+        lacking.join("; ")
+    );
+    Ok(())
+}
+
+/// What a host lacks of these archives, in words; nothing where it has all.
+fn lacks(host: &LatticeHost, wanted: &[String]) -> Option<String> {
+    let who = match host.name.as_str() {
+        "" => format!("host {}", host.id),
+        name => format!("host {name} ({})", host.id),
+    };
+    let Some(has) = &host.providers else {
+        return Some(format!(
+            "{who} does not say which providers it has: it is of an older release, or none of Millrace's"
+        ));
+    };
+    let lacking: Vec<&str> =
+        wanted.iter().filter(|one| !has.contains(*one)).map(String::as_str).collect();
+    if lacking.is_empty() {
+        return None;
+    }
+    // Of the same providers, which is what helps to find the release.
+    let kinds: Vec<&str> =
+        lacking.iter().map(|one| one.rsplit_once('-').map_or(*one, |(kind, _)| kind)).collect();
+    let own = has
+        .iter()
+        .filter(|one| one.rsplit_once('-').is_some_and(|(kind, _)| kinds.contains(&kind)));
+    let own: Vec<&str> = own.map(String::as_str).collect();
+    let own = if own.is_empty() { "none of that name".to_owned() } else { own.join(", ") };
+    Some(format!("{who} has no {}; it has {own}", lacking.join(", ")))
 }
 
 /// Deploys a provider, and says so where that does something.

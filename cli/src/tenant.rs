@@ -13,6 +13,8 @@ use millrace_lattice_config::tenants::{Limits, Pushed, Record, State, Tenants};
 use millrace_lattice_config::{Home, Role, names};
 use serde::{Deserialize, Serialize};
 
+use crate::audit;
+use crate::hosts::Ended;
 use crate::ui::{Ui, human_size, human_time};
 
 /// The folder of keys and tenants in a data folder.
@@ -20,6 +22,8 @@ const FOLDER: &str = "lattices";
 
 /// Holds the passphrase of the keys, where they have one. Not an option: a list of processes shows those.
 const PASSPHRASE: &str = "MILLRACE_PASSPHRASE";
+/// The one that they get instead.
+const NEW_PASSPHRASE: &str = "MILLRACE_NEW_PASSPHRASE";
 
 /// Largest file of a tenant that is read, in bytes.
 const FILE_MAX: u64 = 64 << 10;
@@ -213,6 +217,17 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Encrypt the platform's keys under another passphrase, or no longer. Not while `millrace up` runs.
+    #[command(
+        after_help = "Examples:\n  MILLRACE_NEW_PASSPHRASE=... millrace tenant passphrase\n  MILLRACE_PASSPHRASE=old MILLRACE_NEW_PASSPHRASE=new millrace tenant passphrase\n  MILLRACE_PASSPHRASE=old millrace tenant passphrase --plain"
+    )]
+    Passphrase {
+        /// Keep the keys unencrypted from now on.
+        #[arg(long)]
+        plain: bool,
+        #[command(flatten)]
+        options: Options,
+    },
     /// Push accounts that the servers have otherwise than the records say, as after a restore. `millrace up --tenants` does so
     /// when it starts.
     #[command(
@@ -243,10 +258,14 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Host(crate::join::OfTenant),
     /// Print a tenant's audit log: who did what, oldest first.
-    #[command(after_help = "Example:\n  millrace --json tenant audit acme > acme-audit.json")]
+    #[command(
+        after_help = "Examples:\n  millrace tenant audit acme --since 2d\n  millrace tenant audit acme --pipeline alerts --follow\n  millrace tenant audit acme --out acme.csv          what is new, appended\n  millrace --json tenant audit acme > acme-audit.json\n  millrace tenant audit                  the platform's own: tokens of the API, passphrases\n\nOf a tenant that is suspended it is the journal on the platform's disk."
+    )]
     Audit {
-        /// The tenant.
-        name: String,
+        /// The tenant [default: none; what was done to the platform itself, such as tokens that were made]
+        name: Option<String>,
+        #[command(flatten)]
+        wanted: audit::Wanted,
         #[command(flatten)]
         options: Options,
     },
@@ -264,6 +283,18 @@ pub(crate) fn root(data: &Path) -> PathBuf {
     data.join(FOLDER)
 }
 
+/// The installation in a platform's data folder.
+pub(crate) fn open_home(data: Option<PathBuf>) -> anyhow::Result<Home> {
+    let data = crate::up::data_folder(data)?;
+    let root = root(&data);
+    anyhow::ensure!(
+        root.is_dir(),
+        "there is no platform with tenants in {}. `millrace up --tenants` makes one; --data names another folder",
+        data.display()
+    );
+    Ok(Home::open(&root, passphrase().as_deref())?)
+}
+
 /// The passphrase of the keys.
 pub(crate) fn passphrase() -> Option<String> {
     std::env::var(PASSPHRASE).ok().filter(|text| !text.is_empty())
@@ -277,15 +308,13 @@ pub(crate) fn who() -> String {
 }
 
 impl Options {
+    /// Why the tenant's host ended last, if it ever did by itself.
+    fn ended(&self, tenant: &str) -> anyhow::Result<Option<Ended>> {
+        Ok(Ended::of(&crate::up::data_folder(self.data.clone())?, tenant))
+    }
+
     pub(crate) fn open(&self) -> anyhow::Result<Tenants> {
-        let data = crate::up::data_folder(self.data.clone())?;
-        let root = root(&data);
-        anyhow::ensure!(
-            root.is_dir(),
-            "there is no platform with tenants in {}. `millrace up --tenants` makes one; --data names another folder",
-            data.display()
-        );
-        let home = Home::open(&root, passphrase().as_deref())?;
+        let home = open_home(self.data.clone())?;
         let authority = self.authority_of(&home);
         Ok(Tenants::new(home, Address { url: self.nats_url.clone(), authority }, &who()))
     }
@@ -336,11 +365,22 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
         Command::Show { name, options } => {
             let tenants = options.open()?;
             let shown = tenants.show(&name).await?;
+            let ended = options.ended(&name)?;
             if ui.json {
+                let mut shown = serde_json::to_value(&shown)?;
+                if let Some(shown) = shown.as_object_mut() {
+                    shown.insert("host_ended".to_owned(), serde_json::to_value(&ended)?);
+                }
                 return ui.json(&shown);
             }
             line(ui, &shown.record);
             ui.line(format!("  files          {}", tenants.files_folder(&name)?.display()));
+            if let Some(Ended { at, reason, times }) = ended {
+                let at = date(at);
+                ui.line(format!(
+                    "  host           ended by itself at {at}, {times} in a row: {reason}"
+                ));
+            }
             for (what, limit, used) in table(&shown.record.limits, &shown.usage) {
                 ui.line(format!("  {what:<14} {used:>12} of {limit}"));
             }
@@ -401,10 +441,14 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             )
         }
         Command::Creds { name, role, label, ttl, out, options } => {
-            let issued = options.open()?.creds(&name, role, &label, ttl).await?;
-            if let Some(out) = &out {
-                write(out, &issued.credentials)?;
-            }
+            let tenants = options.open()?;
+            let issue = tenants.creds(&name, role, &label, ttl);
+            let issued = match &out {
+                Some(out) => {
+                    written(out, async { Ok(issue.await?) }, |issued| &issued.credentials).await?
+                }
+                None => issue.await?,
+            };
             if ui.json {
                 let text = out.is_none().then_some(&issued.credentials);
                 return ui.json(&serde_json::json!({
@@ -442,6 +486,30 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Passphrase { plain, options } => {
+            let mut home = options.open()?.home().clone();
+            if let Ok(pid) = std::fs::read_to_string(home.root().join("nats/nats.pid"))
+                && let Ok(name) = std::fs::read_to_string(format!("/proc/{}/comm", pid.trim()))
+            {
+                anyhow::ensure!(
+                    name.trim() != "nats-server",
+                    "the platform runs, with the passphrase that it was started with. End `millrace up`, and try again"
+                );
+            }
+            let new = std::env::var(NEW_PASSPHRASE).ok().filter(|text| !text.is_empty());
+            anyhow::ensure!(
+                new.is_some() != plain,
+                "give the new passphrase in {NEW_PASSPHRASE}, or --plain for none"
+            );
+            home.reseal(new.as_deref())?;
+            audit::note_platform(&home, "keys.passphrase", if plain { "none" } else { "new" })?;
+            let now = if plain { "are not encrypted any more" } else { "are encrypted anew" };
+            if ui.json {
+                return ui.json(&serde_json::json!({ "encrypted": !plain }));
+            }
+            ui.line(format!("the keys in {} {now}", home.root().join("keys").display()));
+            Ok(())
+        }
         Command::Host(command) => crate::join::of_tenant(ui, command).await,
         Command::Push { name, options } => {
             let tenants = options.open()?;
@@ -468,21 +536,14 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Apply { folder, yes, options } => apply(ui, &options.open()?, &folder, yes).await,
-        Command::Audit { name, options } => {
-            let entries = options.open()?.audit_log(&name).await?;
-            if ui.json {
-                return ui.json(&entries);
+        Command::Audit { name, wanted, options } => {
+            let tenants = options.open()?;
+            match name {
+                Some(name) => {
+                    audit::show(ui, audit::Source::Tenant(Box::new(tenants), name), wanted).await
+                }
+                None => audit::platform(ui, tenants.home(), &wanted),
             }
-            for entry in &entries {
-                let at = date(entry.time);
-                // What the tenant's engineers wrote can be anything, also what moves a terminal's cursor.
-                let [who, what, subject, outcome] =
-                    [&entry.who, &entry.what, &entry.subject, &entry.outcome]
-                        .map(|t| t.escape_debug());
-                let by = if entry.by_tenant { "tenant  " } else { "platform" };
-                ui.line(format!("{at}  {by}  {who}  {what} {subject}  {outcome}"));
-            }
-            Ok(())
         }
     }
 }
@@ -545,15 +606,30 @@ fn table(limits: &Limits, usage: &Usage) -> [(&'static str, String, String); 8] 
 }
 
 /// Seconds since the Unix epoch as a date.
-fn date(at: i64) -> String {
+pub(crate) fn date(at: i64) -> String {
     chrono::DateTime::from_timestamp(at, 0).map_or_else(|| at.to_string(), |at| at.to_rfc3339())
 }
 
-/// Writes a new file that only its owner may read.
-fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+/// Writes what is made into a new file that only its owner may read. The file comes first: of credentials that cannot be kept no user
+/// would be left that nobody has.
+async fn written<T>(
+    file: &Path,
+    make: impl Future<Output = anyhow::Result<T>>,
+    text: impl Fn(&T) -> &str,
+) -> anyhow::Result<T> {
     let failed = || format!("could not write {}", file.display());
     let opened = std::fs::File::options().write(true).create_new(true).mode(0o600).open(file);
-    opened.and_then(|mut open| open.write_all(text.as_bytes())).with_context(failed)
+    let mut open = opened.with_context(failed)?;
+    match make.await {
+        Ok(made) => {
+            open.write_all(text(&made).as_bytes()).with_context(failed)?;
+            Ok(made)
+        }
+        Err(error) => {
+            let _ = std::fs::remove_file(file);
+            Err(error)
+        }
+    }
 }
 
 /// A tenant as a file declares it.
@@ -732,6 +808,24 @@ async fn apply(ui: Ui, tenants: &Tenants, folder: &Path, yes: bool) -> anyhow::R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_kept_is_not_made_and_what_is_not_made_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("anna.creds");
+        let mut made = 0;
+        let failing = async { Err::<String, _>(anyhow::anyhow!("no server answers")) };
+        written(&file, failing, |text| text).await.unwrap_err();
+        assert!(!file.exists());
+        for _ in 0..2 {
+            let make = async {
+                made += 1;
+                Ok("secret".to_owned())
+            };
+            let _ = written(&file, make, |text| text).await;
+        }
+        assert_eq!((made, std::fs::read_to_string(&file).unwrap().as_str()), (1, "secret"));
+    }
 
     #[test]
     fn what_is_declared_twice_odd_or_unknown_is_refused_with_the_file() {

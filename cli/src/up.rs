@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use millrace_access::Access;
-use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer, Sync};
+use millrace_lattice_config::class::MIN_HOST_MEMORY_MIB;
+use millrace_platform::{Host, HostOptions, LogLimits, NatsOptions, NatsServer, Sync};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::api;
 use crate::hosts;
 use crate::installation::Installation;
 use crate::lattice::AccessOptions;
@@ -22,6 +24,7 @@ Examples:
   millrace up --nats-url nats://10.0.0.5:4222    a host on a NATS server that is there already
   millrace up --tenants                a platform of many customers: see `millrace tenant`
   millrace up --tenants --name plant.example    the same, and hosts on other machines can join it
+  millrace up --tenants --api 127.0.0.1:4280    the same, and tenants are managed over HTTP: see docs/api.md
   millrace up --metrics                metrics at http://127.0.0.1:9464/metrics
 
 Ctrl-C ends what was started. Pipelines and data stay in the data folder and go on at the next start.")]
@@ -43,6 +46,10 @@ pub(crate) struct Args {
     /// server then listens on all addresses of this machine.
     #[arg(long = "name", value_name = "HOST", requires = "tenants")]
     names: Vec<String>,
+    /// Serve the control API here: over plain HTTP at an address of this machine alone, such as 127.0.0.1:4280, over TLS at any
+    /// other, with a certificate of the platform's authority for the names that --name gives.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "tenants")]
+    api: Option<String>,
     /// Do not keep the machine from tenants' hosts and their providers: for a kernel without Landlock. Then everybody who may
     /// deploy in a lattice has to be trusted with this machine.
     #[arg(long, requires = "tenants")]
@@ -59,6 +66,16 @@ pub(crate) struct Args {
     /// Most memory of one component instance, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     max_memory_mib: u32,
+    /// Most memory of a tenant's host with all that it has started, in MiB, where its class does not say: beyond it, it is ended and
+    /// started again [default: half of the machine's, and not more than 2048]
+    #[arg(long, value_name = "MIB", requires = "tenants", value_parser = clap::value_parser!(u32).range(i64::from(MIN_HOST_MEMORY_MIB)..))]
+    max_host_memory_mib: Option<u32>,
+    /// Size at which the log of a host, or of the NATS server, is put aside, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    log_mib: u64,
+    /// How many files there are of each log, the one that is written among them.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=100))]
+    log_files: u32,
     /// Longest time of one call into a component, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     max_call_seconds: u64,
@@ -101,7 +118,7 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
         None => {
             ui.step(format!("starting nats-server on port {}", args.nats_port));
             let (port, dir, sync) = (args.nats_port, data.join("nats"), args.sync.into());
-            let options = NatsOptions { port, dir, sync };
+            let options = NatsOptions { port, dir, sync, log: log(&args) };
             Some(NatsServer::start(&options).await?)
         }
     };
@@ -127,6 +144,7 @@ pub(crate) async fn run(ui: Ui, args: Args) -> anyhow::Result<()> {
         dir: data.join("host"),
         arguments,
         through: Vec::new(),
+        log: log(&args),
     })
     .await?;
     if ui.json {
@@ -172,8 +190,14 @@ async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
         )?;
     }
     let data = data_folder(args.data.clone())?;
-    let Installation { mut nats, nats_url, tls_ca, tenants } =
-        Installation::start(ui, &data, args.nats_port, args.sync.into(), &args.names).await?;
+    let Installation { mut nats, nats_url, tls_ca, tenants, certificates } =
+        Installation::start(ui, &data, args.nats_port, args.sync.into(), log(&args), &args.names)
+            .await?;
+    let api = match &args.api {
+        Some(address) => Some(api::Served::bind(address, &tenants, &certificates).await?),
+        None => None,
+    };
+    let api_url = api.as_ref().map(api::Served::url);
     let count = tenants.scan()?.0.len();
     // After a restore the server knows other accounts than the records, or none.
     match tenants.push_all().await {
@@ -196,15 +220,20 @@ async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
         dir: hosts::folder(&data),
         arguments: limits(&args),
         confined: !args.unconfined,
+        max_memory_mib: args.max_host_memory_mib.unwrap_or_else(hosts::default_memory_mib),
+        log: log(&args),
     };
     if ui.json {
         ui.json(&serde_json::json!({
-            "nats_url": nats_url, "data": data, "tls_ca": tls_ca, "tenants": count,
+            "nats_url": nats_url, "data": data, "tls_ca": tls_ca, "tenants": count, "api": api_url,
         }))?;
     } else {
         ui.line(format!("{} {count} tenants on {nats_url}, over TLS", ui.green("up:")));
         ui.line(format!("  data and logs   {}", data.display()));
         ui.line(format!("  authority       {}", tls_ca.display()));
+        if let Some(url) = &api_url {
+            ui.line(format!("  control API     {url}"));
+        }
         ui.line("  a tenant        millrace tenant add acme");
         ui.line("  its engineers   millrace tenant creds acme --out acme.creds");
         ui.line("  Ctrl-C ends it");
@@ -213,16 +242,32 @@ async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
     let kept = tokio::spawn(hosts::keep(ui, tenants, plan, stopped));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let (pid_file, with_api) = (nats.pid_file().to_owned(), api.is_some());
     let failure = tokio::select! {
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
         ended = nats.ended_by_itself() => Some(ended),
+        () = answer(api) => None,
+        () = certificates.keep(ui, &pid_file, with_api) => None,
     };
     ui.step("ending");
     let _ = stop.send(true);
     let _ = kept.await;
     nats.stop().await;
     failure.map_or(Ok(()), |failure| Err(failure.into()))
+}
+
+/// Serves the control API, where it is wanted.
+async fn answer(api: Option<api::Served>) {
+    match api {
+        Some(api) => api.serve().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How much room each log may take.
+const fn log(args: &Args) -> LogLimits {
+    LogLimits { bytes: args.log_mib << 20, files: args.log_files }
 }
 
 /// The arguments of a host that bound its components.

@@ -10,7 +10,8 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((which, rest)) = bytes.split_first() else { return };
     let Ok(text) = std::str::from_utf8(rest) else { return };
     let connector = &CONNECTORS[usize::from(which >> 1) % CONNECTORS.len()];
-    let kind = if which & 1 == 0 { &connector.source } else { &connector.sink };
+    let sink = connector.sink.as_ref().filter(|_| which & 1 == 1);
+    let kind = sink.unwrap_or(&connector.source);
     let flat: BTreeMap<String, String> = text
         .split('\n')
         .filter_map(|line| line.split_once('='))

@@ -3,9 +3,10 @@
 //! What a manifest names otherwise (a file, a registry) is loaded as wasmCloud does it, unless this host takes nothing else:
 //! whoever may deploy on a lattice could have it run native code of his own as a provider.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use millrace_artifacts::{Reference, Store};
@@ -34,6 +35,9 @@ impl ArtifactOptions {
 
 /// Stages that are kept: the newest of them up to so many bytes.
 const KEPT_BYTES: u64 = 512 * 1024 * 1024;
+
+/// Between two tries to be there for questions.
+const AGAIN: Duration = Duration::from_secs(2);
 
 struct Source {
     nats_url: String,
@@ -144,23 +148,45 @@ fn forget(folder: &Path, newest: &Path) {
 
 /// The archive of a provider that came with this installation.
 fn installed(archive: &str) -> anyhow::Result<PathBuf> {
-    let folder = millrace_platform::find::home().join("providers");
+    let folder = archives_folder();
     let file = folder.join(format!("{archive}.par.gz"));
     if file.is_file() {
         return Ok(file);
     }
-    let all = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-    let mut there: Vec<String> = all
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".par.gz").map(str::to_owned))
-        .filter(|name| name.contains('-'))
-        .collect();
-    there.sort();
+    let there: Vec<String> = archives().into_iter().collect();
     bail!(
         "this host's installation has no provider `{archive}`; in {} there are {}. Install the release that deployed it, or \
          deploy the provider of this one: `millrace provider deploy`",
         folder.display(),
         if there.is_empty() { "none".to_owned() } else { there.join(", ") }
     )
+}
+
+fn archives_folder() -> PathBuf {
+    millrace_platform::find::home().join("providers")
+}
+
+/// Names of all providers' archives that this installation has, in every build. What has no build in its name is a link to one.
+fn archives() -> BTreeSet<String> {
+    let all = std::fs::read_dir(archives_folder()).into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".par.gz").map(str::to_owned))
+        .filter(|name| name.contains('-'))
+        .collect()
+}
+
+/// Says which providers this installation has to whoever asks, so that nobody deploys one that this host could not start.
+/// For as long as it is polled.
+pub(crate) async fn tell(part: Part, nats_url: String, lattice: String, host: String) {
+    loop {
+        let told = match part.connect("millrace-host providers", &nats_url).await {
+            Ok(nats) => millrace_artifacts::installed::answer(&nats, &lattice, &host, archives)
+                .await
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        tracing::debug!(?told, "cannot say which providers are here; trying again");
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 #[cfg(test)]

@@ -42,7 +42,16 @@ pub(crate) fn run(args: &Args, key: Option<Arc<KeyPair>>, parts: &Parts) -> anyh
         true => None,
         false => Some(control.block_on(start_wadm(wadm_config(args, &parts.wadm)?))?),
     };
-    let host = if args.no_host { None } else { Some(start_host(args, key, parts)?) };
+    let host = match args.no_host {
+        true => None,
+        false => {
+            let key = key.unwrap_or_else(|| Arc::new(KeyPair::new_server()));
+            let (url, lattice) = (args.nats_url.clone(), args.lattice.clone());
+            let id = key.public_key();
+            control.spawn(artifacts::tell(parts.ctl.clone(), url, lattice, id));
+            Some(start_host(args, key, parts)?)
+        }
+    };
 
     let wadm = match wadm {
         None => None,
@@ -71,7 +80,7 @@ pub(crate) fn run(args: &Args, key: Option<Arc<KeyPair>>, parts: &Parts) -> anyh
 /// A running host: its threads, and what ends it in order.
 type Running = (Runtime, Pin<Box<dyn Future<Output = anyhow::Result<()>>>>);
 
-fn start_host(args: &Args, key: Option<Arc<KeyPair>>, parts: &Parts) -> anyhow::Result<Running> {
+fn start_host(args: &Args, key: Arc<KeyPair>, parts: &Parts) -> anyhow::Result<Running> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let components = runtime("host", cores.saturating_add(SPARE_THREADS))?;
     let (host, shutdown) = components
@@ -97,7 +106,7 @@ fn runtime(name: &str, threads: usize) -> anyhow::Result<Runtime> {
 
 fn host_config(
     args: &Args,
-    key: Option<Arc<KeyPair>>,
+    key: Arc<KeyPair>,
     Parts { ctl, rpc, provider, .. }: &Parts,
 ) -> anyhow::Result<WasmbusHostConfig> {
     let url = ctl.url(&args.nats_url).parse::<wasmcloud_host::url::Url>().with_context(|| {
@@ -118,7 +127,7 @@ fn host_config(
         ctl_nats_url: url.clone(),
         rpc_nats_url: url,
         lattice: args.lattice.as_str().into(),
-        host_key: key,
+        host_key: Some(key),
         labels: args.labels.iter().cloned().collect::<HashMap<_, _>>(),
         // What is not in the lattice's store are files: a plant has no registry.
         allow_file_load: true,

@@ -4,6 +4,7 @@
 //!
 //! - [`limits`]: limits that hold, and a refusal to start where the memory limit would not be enforced;
 //! - [`confine`]: what it and its providers may do on their machine;
+//! - [`share`]: what they may take of it beside others;
 //! - [`nats`]: a check of the server first, with an error that says what to do;
 //! - [`credentials`]: what each of its connections shows, and whom they trust;
 //! - [`artifacts`]: stages from the lattice's store, providers from the installation, and if wanted nothing else;
@@ -19,6 +20,7 @@ mod identity;
 mod lattice;
 mod limits;
 mod nats;
+mod share;
 
 use std::io::IsTerminal as _;
 use std::os::unix::process::CommandExt as _;
@@ -66,6 +68,8 @@ struct Args {
     limits: limits::Limits,
     #[command(flatten)]
     confine: confine::ConfineOptions,
+    #[command(flatten)]
+    share: share::Share,
 }
 
 /// Log lines that are shown unless `RUST_LOG` says otherwise. wadm warns at each list that it is asked for over the subject
@@ -132,7 +136,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Err(error) = anew(&args) {
+    if let Err(error) = args.share.take().and_then(|()| anew(&args)) {
         eprintln!("millrace-host: {error:#}");
         return ExitCode::FAILURE;
     }

@@ -1,7 +1,7 @@
 //! Files that only their owner may read, written wholly or not at all.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +72,60 @@ pub(crate) fn exclusive(folder: &Path) -> Result<File, FileError> {
     let file = open.map_err(FileError::io("open", &path))?;
     file.lock().map_err(FileError::io("lock", &path))?;
     Ok(file)
+}
+
+/// Two folders beside each other change places, both at once.
+pub(crate) fn exchange(one: &Path, other: &Path) -> Result<(), FileError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let done = renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE);
+    done.map_err(|e| FileError::io("exchange", one)(e.into()))?;
+    // On the disk before the other one is deleted.
+    let folder = one.parent().unwrap_or(one);
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(FileError::io("write", folder))
+}
+
+/// Something that one process does at a time: a file that it holds, which says who that is.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// Takes it, and writes down who has it; or answers what whoever has it wrote.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened or written.
+    pub fn take(path: &Path, who: &str) -> Result<Result<Self, String>, FileError> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(FileError::io("open", path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = (&mut file).take(1000).read_to_string(&mut holder);
+                return Ok(Err(holder.trim().to_owned()));
+            }
+            Err(TryLockError::Error(error)) => return Err(FileError::io("lock", path)(error)),
+        }
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(format!("{who}\n").as_bytes()))
+            .map_err(FileError::io("write", path))?;
+        Ok(Ok(Self(file)))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not only closed: a process that is just being started has the file open too, until it runs its own program.
+        let _ = self.0.unlock();
+    }
 }
 
 /// Refuses what others than its owner may read, write or enter.
@@ -168,6 +222,17 @@ mod tests {
             let error = read_private(&path).unwrap_err().to_string();
             assert!(error.contains(&format!("chmod 600 {}", path.display())), "{error}");
         }
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_and_says_by_whom() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let first = Lock::take(&path, "somebody with a long name").unwrap().unwrap();
+        assert_eq!(Lock::take(&path, "b").unwrap().unwrap_err(), "somebody with a long name");
+        drop(first);
+        let _second = Lock::take(&path, "b").unwrap().unwrap();
+        assert_eq!(Lock::take(&path, "c").unwrap().unwrap_err(), "b");
     }
 
     #[test]

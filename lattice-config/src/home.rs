@@ -62,6 +62,7 @@ impl Home {
         files::private_folder(root)?;
         // Two at once would each make keys, and one of them sign with what the other has replaced.
         let _alone = files::exclusive(root)?;
+        KeyStore::tidy(&root.join("keys"))?;
         let keys = KeyStore::create(&root.join("keys"), passphrase)?;
         let operator = keys.get_or_make(OPERATOR, KeyPairType::Operator)?;
         let signing = keys.get_or_make(OPERATOR_SIGNING, KeyPairType::Operator)?;
@@ -128,6 +129,17 @@ impl Home {
             return Err(HomeError::Foreign(root.join("system.jwt")));
         }
         Ok(home)
+    }
+
+    /// Writes all keys anew under another passphrase, or with none. A platform that runs with the old ones has to be started anew.
+    ///
+    /// # Errors
+    ///
+    /// When a key cannot be read or written; then nothing was changed.
+    pub fn reseal(&mut self, passphrase: Option<&str>) -> Result<(), HomeError> {
+        let _alone = files::exclusive(&self.root)?;
+        self.keys = self.keys.reseal(passphrase)?;
+        Ok(())
     }
 
     /// The folder.

@@ -144,6 +144,37 @@ impl KeyStore {
         Ok(Self { folder: folder.to_owned(), cipher })
     }
 
+    /// Writes all keys anew under another passphrase, or with none, and takes the old files away. It happens at once or not at all:
+    /// the new folder stands beside the old one until the two change places.
+    ///
+    /// Whoever has the old folder open cannot read it any more, and opens the new one.
+    ///
+    /// # Errors
+    ///
+    /// When a key cannot be read, or the new folder cannot be written; then the old one is as it was.
+    pub fn reseal(&self, passphrase: Option<&str>) -> Result<Self, KeyError> {
+        let beside = beside(&self.folder);
+        files::remove_folder(&beside)?;
+        let new = Self::create(&beside, passphrase)?;
+        for (name, path) in names(&self.folder)? {
+            let seed = self.seed(&name)?.ok_or_else(|| damaged(&path, "it is gone".to_owned()))?;
+            let key = KeyPair::from_seed(&seed).map_err(|e| damaged(&path, e.to_string()))?;
+            new.put(&name, &key)?;
+        }
+        files::exchange(&self.folder, &beside)?;
+        files::remove_folder(&beside)?;
+        Ok(Self { folder: self.folder.clone(), ..new })
+    }
+
+    /// Takes away what an exchange left beside a folder that was interrupted: the new keys before it, the old ones after it.
+    ///
+    /// # Errors
+    ///
+    /// When the file system refuses.
+    pub fn tidy(folder: &Path) -> Result<(), KeyError> {
+        Ok(files::remove_folder(&beside(folder))?)
+    }
+
     /// Whether the files are encrypted.
     #[must_use]
     pub fn is_sealed(&self) -> bool {
@@ -179,6 +210,18 @@ impl KeyStore {
     /// When the file is loose, damaged, or of another kind of key.
     pub fn get(&self, name: &str, kind: &KeyPairType) -> Result<Option<KeyPair>, KeyError> {
         let path = self.folder.join(name);
+        let Some(seed) = self.seed(name)? else { return Ok(None) };
+        let key = KeyPair::from_seed(&seed).map_err(|e| damaged(&path, e.to_string()))?;
+        if key.key_pair_type() != *kind {
+            let found = key.key_pair_type();
+            return Err(damaged(&path, format!("a key of kind {found:?}, not {kind:?}")));
+        }
+        Ok(Some(key))
+    }
+
+    /// The text of a key; `None` where there is none of this name.
+    fn seed(&self, name: &str) -> Result<Option<String>, KeyError> {
+        let path = self.folder.join(name);
         let bytes = match files::read_private(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.is_missing() => return Ok(None),
@@ -196,12 +239,7 @@ impl KeyStore {
             // One that somebody else put there, or that was forgotten when the rest was encrypted.
             (Some(_), None) => return Err(damaged(&path, "it is not encrypted".to_owned())),
         };
-        let key = KeyPair::from_seed(&seed).map_err(|e| damaged(&path, e.to_string()))?;
-        if key.key_pair_type() != *kind {
-            let found = key.key_pair_type();
-            return Err(damaged(&path, format!("a key of kind {found:?}, not {kind:?}")));
-        }
-        Ok(Some(key))
+        Ok(Some(seed))
     }
 
     /// The key of this name, made when there is none.
@@ -232,6 +270,30 @@ impl KeyStore {
         }
         Ok(())
     }
+}
+
+/// Where the new keys are made while others are there.
+fn beside(folder: &Path) -> PathBuf {
+    folder.with_extension("new")
+}
+
+/// Names and paths of all keys in a folder.
+fn names(folder: &Path) -> Result<Vec<(String, PathBuf)>, KeyError> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        let entries = std::fs::read_dir(&next).map_err(FileError::io("read", &next))?;
+        for entry in entries {
+            let path = entry.map_err(FileError::io("read", &next))?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "nk") {
+                let name = path.strip_prefix(folder).ok().and_then(Path::to_str);
+                let name = name.ok_or_else(|| damaged(&path, "its name is no text".to_owned()))?;
+                found.push((name.to_owned(), path.clone()));
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn damaged(path: &Path, reason: String) -> KeyError {
@@ -322,6 +384,41 @@ mod tests {
         assert!(matches!(store.get("b.nk", &KeyPairType::Account), Err(KeyError::Damaged { .. })));
         fs::write(sealed.join("b.nk"), KeyPair::new_account().seed().unwrap()).unwrap();
         assert!(matches!(store.get("b.nk", &KeyPairType::Account), Err(KeyError::Damaged { .. })));
+    }
+
+    #[test]
+    fn keys_are_written_anew_under_another_passphrase_and_the_old_files_are_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("keys");
+        let plain = KeyStore::create(&folder, None).unwrap();
+        let (a, b) = (KeyPair::new_account(), KeyPair::new_operator());
+        plain.put("accounts/acme/account.nk", &a).unwrap();
+        plain.put("operator.nk", &b).unwrap();
+        let has = |passphrase: Option<&str>| {
+            let store = KeyStore::open(&folder, passphrase).unwrap();
+            let found =
+                store.get("accounts/acme/account.nk", &KeyPairType::Account).unwrap().unwrap();
+            assert_eq!(found.seed().unwrap(), a.seed().unwrap());
+            let found = store.get("operator.nk", &KeyPairType::Operator).unwrap().unwrap();
+            assert_eq!(found.seed().unwrap(), b.seed().unwrap());
+            store
+        };
+        let sealed = plain.reseal(Some("one")).unwrap();
+        assert!(sealed.is_sealed() && has(Some("one")).is_sealed());
+        assert!(KeyStore::open(&folder, None).is_err());
+        let text = fs::read_to_string(folder.join("operator.nk")).unwrap();
+        assert!(text.starts_with(SEALED), "{text}");
+        sealed.reseal(Some("two")).unwrap();
+        assert!(matches!(KeyStore::open(&folder, Some("one")), Err(KeyError::WrongPassphrase(_))));
+        // One key that is damaged: nothing was changed, and nothing is left.
+        let store = has(Some("two"));
+        let whole = fs::read(folder.join("operator.nk")).unwrap();
+        fs::write(folder.join("operator.nk"), "x").unwrap();
+        assert!(store.reseal(None).is_err());
+        fs::write(folder.join("operator.nk"), whole).unwrap();
+        has(Some("two")).reseal(None).unwrap();
+        has(None);
+        assert!(!beside(&folder).exists());
     }
 
     #[test]

@@ -10,15 +10,19 @@
 //! - [`server`] and [`ca`]: the configuration of nats-server, and certificates.
 //! - [`resolver`]: accounts pushed to a running server, and taken from it.
 //! - [`tenants`]: records and provisioning.
+//! - [`audit`]: a tenant's audit log in pages; [`journal`]: what was refused before it came to a tenant.
+//! - [`tokens`]: who may use the control API.
 //! - [`class`] and [`join`]: what a host may use, and further hosts on other machines.
 //!
 //! docs/tenants.md describes it for those who operate it.
 
+pub mod audit;
 pub mod ca;
 pub mod class;
 mod files;
 pub mod home;
 pub mod join;
+pub mod journal;
 pub mod jwt;
 pub mod keys;
 pub mod names;
@@ -26,8 +30,9 @@ pub mod resolver;
 pub mod roles;
 pub mod server;
 pub mod tenants;
+pub mod tokens;
 
-pub use files::FileError;
+pub use files::{FileError, Lock};
 pub use home::{Home, HomeError};
 pub use roles::Role;
 

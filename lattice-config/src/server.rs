@@ -30,6 +30,19 @@ pub struct ServerOptions {
     pub cluster: Option<Cluster>,
     /// File for its process id.
     pub pid_file: Option<PathBuf>,
+    /// Where its log goes; without it to standard error.
+    pub log: Option<LogFile>,
+}
+
+/// A log whose size and number of files are bounded by the server itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    /// The file. Those that are full get the time behind its name.
+    pub path: PathBuf,
+    /// Bytes at which it is full.
+    pub bytes: u64,
+    /// How many there are at most, this one among them.
+    pub files: u32,
 }
 
 /// Files in PEM.
@@ -72,6 +85,7 @@ impl ServerOptions {
             monitor: None,
             cluster: None,
             pid_file: None,
+            log: None,
         }
     }
 
@@ -86,6 +100,12 @@ impl ServerOptions {
         }
         if let Some(pid_file) = &self.pid_file {
             let _ = writeln!(text, "pid_file: {pid_file:?}");
+        }
+        if let Some(LogFile { path, bytes, files }) = &self.log {
+            let _ = writeln!(
+                text,
+                "log_file: {path:?}\nlogfile_size_limit: {bytes}\nlogfile_max_num: {files}"
+            );
         }
         if let Some(monitor) = &self.monitor {
             let _ = writeln!(text, "http: {monitor:?}");

@@ -7,8 +7,8 @@
 //! can be called again after an interruption.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use async_nats::connection;
-use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, kv, stream};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -25,7 +25,7 @@ use futures::TryStreamExt;
 use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, FileError};
+use crate::files::{self, FileError, Lock};
 use crate::home::{Home, HomeError};
 use crate::jwt::{
     Account, AccountLimits, Claims, EVERYBODY, JwtError, UNLIMITED, User, credentials,
@@ -48,8 +48,7 @@ const MAX_TENANTS: usize = 100_000;
 const SIGNATURE: &str = "Millrace-Signature";
 /// How long a tenant's own account may take to keep an entry of its audit log. The journal has it in any case.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(3);
-/// Of a journal so much is read for what was refused, and beyond so much nothing that was refused is added, in bytes.
-const JOURNAL_TAIL: u64 = 1 << 20;
+/// A journal that has so many bytes takes nothing more of what was refused.
 const JOURNAL_MAX: u64 = 64 << 20;
 /// Longest outcome of an entry, in characters.
 const OUTCOME_MAX: usize = 400;
@@ -65,6 +64,10 @@ const MAX_REVOCATIONS: usize = 2400;
 const RECOVERY: Duration = Duration::from_secs(2);
 /// A connection to the servers is used again for so long.
 const REUSE: Duration = Duration::from_secs(10);
+/// How long servers may take to give JetStream to an account that is new.
+const TAKEN_UP: Duration = Duration::from_secs(3);
+/// Longest name of who is at work, in characters.
+const WHO_MAX: usize = 200;
 /// Most labels of a tenant, and most characters of a label's name and value.
 const LABELS_MAX: usize = 32;
 const LABEL_NAME_MAX: usize = 63;
@@ -197,6 +200,9 @@ pub enum TenantError {
         /// What is wrong.
         reason: String,
     },
+    /// Nothing that a page of an audit log ended with.
+    #[error("{0:?} is no cursor: give the `next` of the page before, or none to begin anew")]
+    Cursor(String),
     /// The record.
     #[error("{path} is damaged: {reason}. Restore it from a backup")]
     Damaged {
@@ -519,23 +525,19 @@ struct Grave {
     pushed: i64,
 }
 
-/// The lock of an installation, for as long as it lives.
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Not only closed: a process that is just being started has the file open too, until it runs its own program.
-        let _ = self.0.unlock();
-    }
-}
-
 impl Tenants {
     /// The tenants of an installation whose server has an address. `who` stands in journals and audit logs.
     #[must_use]
     pub fn new(home: Home, address: Address, who: &str) -> Self {
-        let who = who.chars().take(200).collect();
+        let who = who.chars().take(WHO_MAX).collect();
         let (connection, read) = (Arc::default(), Arc::default());
         Self { home, address, who, replicas: 1, clock: crate::now, connection, read }
+    }
+
+    /// The same tenants, changed by somebody else: with the same connection, and the same records read already.
+    #[must_use]
+    pub fn with_who(&self, who: &str) -> Self {
+        Self { who: who.chars().take(WHO_MAX).collect(), ..self.clone() }
     }
 
     /// Another clock than the machine's: seconds since the Unix epoch.
@@ -792,12 +794,25 @@ impl Tenants {
             }
             Step::JetStream => {
                 let js = jetstream::new(self.admin(record).await?);
-                let found = js.query_account().await.map_err(|e| TenantError::JetStream {
-                    name: record.name.clone(),
-                    reason: format!(
-                        "{e}. Do the limits of all tenants fit into the server's `max_file_store` and `max_memory_store`?"
-                    ),
-                })?;
+                let began = Instant::now();
+                let found = loop {
+                    match js.query_account().await {
+                        Ok(found) => break found,
+                        // The account is on every server, and the one that leads JetStream may not have taken it up yet.
+                        Err(e) if is_not_enabled(&e) && began.elapsed() < TAKEN_UP => {
+                            tokio::time::sleep(Duration::from_millis(100)).await;
+                        }
+                        Err(e) => {
+                            let reason = format!(
+                                "{e}. Do the limits of all tenants fit into the server's `max_file_store` and `max_memory_store`?"
+                            );
+                            return Err(TenantError::JetStream {
+                                name: record.name.clone(),
+                                reason,
+                            });
+                        }
+                    }
+                };
                 let limits = found.limits;
                 let wanted = [record.limits.disk, record.limits.memory, record.limits.streams];
                 let given = [limits.max_storage, limits.max_memory, limits.max_streams];
@@ -812,11 +827,13 @@ impl Tenants {
             Step::Buckets => {
                 let js = jetstream::new(self.admin(record).await?);
                 for bucket in ["LATTICEDATA", "CONFIGDATA"] {
-                    let config = kv::Config {
-                        bucket: format!("{bucket}_{}", record.lattice),
-                        num_replicas: self.replicas,
-                        ..kv::Config::default()
-                    };
+                    let bucket = format!("{bucket}_{}", record.lattice);
+                    // A host makes one as well where there is none, with settings of its own.
+                    if js.get_key_value(&bucket).await.is_ok() {
+                        continue;
+                    }
+                    let config =
+                        kv::Config { bucket, num_replicas: self.replicas, ..kv::Config::default() };
                     js.create_key_value(config).await.map_err(|e| wrong(record, &e))?;
                 }
             }
@@ -931,7 +948,7 @@ impl Tenants {
 
     /// Pushes a tenant's account, where the servers have another than the record says or none: after a restore of this
     /// installation or of theirs. What they have that is newer than the record still counts: revocations and a suspension.
-    /// Whether it was pushed.
+    /// Makes the tenant's buckets and audit log as well, where they are not there. Whether the account was pushed.
     ///
     /// # Errors
     ///
@@ -948,7 +965,19 @@ impl Tenants {
         if record.state == State::Provisioning {
             return Err(state_error(name, record.state));
         }
-        self.push_if_other(&mut record, &resolver).await
+        let pushed = self.push_if_other(&mut record, &resolver).await?;
+        self.furnish(&mut record, &resolver).await?;
+        Ok(pushed)
+    }
+
+    /// Makes what an active tenant has to have in JetStream and does not have any more: after a restore without JetStream's files.
+    async fn furnish(&self, record: &mut Record, resolver: &Resolver) -> Result<(), TenantError> {
+        if record.state == State::Active {
+            for step in [Step::JetStream, Step::Buckets, Step::Audit] {
+                self.step(step, record, resolver).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Pushes the accounts of all tenants that servers have otherwise than the records say, as [`Tenants::push_one`], and
@@ -967,7 +996,10 @@ impl Tenants {
                 continue;
             }
             match self.push_if_other(&mut record, &resolver).await {
-                Ok(true) => pushed.tenants.push(record.name),
+                Ok(true) => match self.furnish(&mut record, &resolver).await {
+                    Ok(()) => pushed.tenants.push(record.name),
+                    Err(error) => pushed.failed.push((record.name, error)),
+                },
                 Ok(false) => {}
                 Err(error) => pushed.failed.push((record.name, error)),
             }
@@ -1441,48 +1473,6 @@ impl Tenants {
         Ok(Rotated { ended: ended.into_iter().filter(|user| !user.platform).collect() })
     }
 
-    /// The entries of a tenant's audit log, oldest first, both the platform's and its own engineers', and what was refused, of
-    /// which the journal has the newest. What stands among the platform's without its signature is left out.
-    ///
-    /// # Errors
-    ///
-    /// When the tenant is not active or its streams cannot be read.
-    pub async fn audit_log(&self, name: &str) -> Result<Vec<Entry>, TenantError> {
-        let record = self.active(name)?;
-        let js = jetstream::new(self.admin(&record).await?);
-        let operator = self.home.operator_signing()?;
-        let mut entries = Vec::new();
-        for name in [AUDIT_STREAM, AUDIT_USER_STREAM] {
-            let stream = js.get_stream(name).await.map_err(|e| wrong(&record, &e))?;
-            let state = &stream.cached_info().state;
-            for seq in state.first_sequence.max(1)..=state.last_sequence {
-                let message = match stream.get_raw_message(seq).await {
-                    Ok(message) => message,
-                    // A newer one has taken its room meanwhile.
-                    Err(e) if e.kind() == RawMessageErrorKind::NoMessageFound => continue,
-                    Err(e) => return Err(wrong(&record, &e)),
-                };
-                // The platform's are signed: a consumer delivers to any subject, so an engineer of the tenant can
-                // have something put there.
-                let signature = message.headers.get(SIGNATURE).map(|value| value.as_str());
-                let signature = signature.and_then(|text| STANDARD.decode(text).ok());
-                let signed = signed_text(&record.lattice, &message.payload);
-                if name == AUDIT_STREAM
-                    && signature.is_none_or(|bytes| operator.verify(&signed, &bytes).is_err())
-                {
-                    continue;
-                }
-                // What an engineer of the tenant wrote need not be an entry.
-                let entry = serde_json::from_slice::<Entry>(&message.payload);
-                entries
-                    .extend(entry.map(|entry| Entry { by_tenant: name != AUDIT_STREAM, ..entry }));
-            }
-        }
-        entries.extend(self.refusals(&record.name)?);
-        entries.sort_by_key(|entry| entry.time);
-        Ok(entries)
-    }
-
     /// Writes into the journal in a tenant's folder, and into the audit log in its account: who did what to which pipeline or
     /// artifact. What the account does not take, for want of room or connections, is in the journal alone, with the reason.
     ///
@@ -1534,28 +1524,6 @@ impl Tenants {
         done
     }
 
-    /// What was refused or failed, of the newest of a tenant's journal.
-    fn refusals(&self, name: &str) -> Result<Vec<Entry>, TenantError> {
-        let path = self.folder(name)?.join("journal.jsonl");
-        let mut text = Vec::new();
-        let read = (|| {
-            let mut file = File::open(&path)?;
-            let begin = file.metadata()?.len().saturating_sub(JOURNAL_TAIL);
-            file.seek(SeekFrom::Start(begin))?;
-            file.take(JOURNAL_TAIL).read_to_end(&mut text)
-        })();
-        match read {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(FileError::io("read", &path)(e).into());
-            }
-            _ => {}
-        }
-        // The first line may be a part of one.
-        let entries =
-            text.split(|byte| *byte == b'\n').filter_map(|l| serde_json::from_slice(l).ok());
-        Ok(entries.filter(|entry: &Entry| entry.outcome.starts_with("refused")).collect())
-    }
-
     /// Keeps an entry in the tenant's own account.
     async fn keep(&self, record: &Record, entry: &Entry) -> Result<(), TenantError> {
         let bytes = json(entry)?;
@@ -1599,7 +1567,7 @@ impl Tenants {
     }
 
     /// A connection into the account that may do everything there, for a few minutes.
-    async fn admin(&self, record: &Record) -> Result<Client, TenantError> {
+    pub(crate) async fn admin(&self, record: &Record) -> Result<Client, TenantError> {
         let user = KeyPair::new_user();
         let mut claims = Claims::new("millrace provisioning", &user.public_key(), User::default());
         claims.nats.claims.issuer_account = record.account.clone();
@@ -1754,7 +1722,13 @@ impl Tenants {
         let mut claims = Claims::new(&name, &key.public_key(), user);
         claims.iat = self.now();
         claims.exp = expires;
-        claims.nats.tags = vec![format!("lattice:{}", record.lattice), format!("role:{role}")];
+        // With the key that signs the platform's entries of the audit log, which whoever reads it has to know from elsewhere.
+        let signer = self.home.operator_signing()?.public_key();
+        claims.nats.tags = vec![
+            format!("lattice:{}", record.lattice),
+            format!("role:{role}"),
+            format!("audit:{signer}"),
+        ];
         if inbox(role) != "_INBOX" {
             claims.nats.tags.push(format!("inbox:{}", inbox(role)));
         }
@@ -1809,30 +1783,37 @@ impl Tenants {
     /// Nobody else changes tenants while it is held, also no other process.
     fn lock(&self, what: &str) -> Result<Lock, TenantError> {
         let path = self.home.root().join("lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(FileError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = (&mut file).take(1000).read_to_string(&mut holder);
-                return Err(TenantError::Busy { holder: holder.trim().to_owned() });
-            }
-            Err(TryLockError::Error(e)) => return Err(FileError::io("lock", &path)(e).into()),
-        }
-        let text = format!("{} ({what}), process {}\n", self.who, std::process::id());
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(text.as_bytes()))
-            .map_err(FileError::io("write", &path))?;
-        Ok(Lock(file))
+        let who = format!("{} ({what}), process {}", self.who, std::process::id());
+        Lock::take(&path, &who)?.map_err(|holder| TenantError::Busy { holder })
     }
+}
+
+/// Whether the account has no JetStream, or none yet.
+fn is_not_enabled(error: &jetstream::context::AccountError) -> bool {
+    matches!(
+        error.kind(),
+        jetstream::context::AccountErrorKind::JetStream(e)
+            if e.error_code() == jetstream::ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+    )
+}
+
+/// The entry in a message of one of an audit log's streams, if it is one.
+pub(crate) fn entry_of(
+    operator: &KeyPair,
+    lattice: &str,
+    by_tenant: bool,
+    message: &StreamMessage,
+) -> Option<Entry> {
+    // The platform's are signed: a consumer delivers to any subject, so an engineer of the tenant can have something put there.
+    let signature = message.headers.get(SIGNATURE).map(|value| value.as_str());
+    let signature = signature.and_then(|text| STANDARD.decode(text).ok());
+    let signed = signed_text(lattice, &message.payload);
+    if !by_tenant && signature.is_none_or(|bytes| operator.verify(&signed, &bytes).is_err()) {
+        return None;
+    }
+    // What an engineer of the tenant wrote need not be an entry.
+    let entry = serde_json::from_slice::<Entry>(&message.payload).ok()?;
+    Some(Entry { by_tenant, ..entry })
 }
 
 /// What is signed of an entry: with the lattice, so that it counts in no other.
@@ -1914,7 +1895,7 @@ fn signing_key(name: &str, number: u32) -> String {
     format!("accounts/{name}/signing-{number}.nk")
 }
 
-fn state_error(name: &str, state: State) -> TenantError {
+pub(crate) fn state_error(name: &str, state: State) -> TenantError {
     let mend = match state {
         State::Provisioning => "finish it with `add`, or take it away with `remove` and purge",
         State::Active => "`remove` it first",

@@ -15,13 +15,14 @@ use async_nats::jetstream;
 use bed::{Bed, add, add_until, connect, connect_text, until};
 use futures::StreamExt;
 use millrace_lattice_config::Role;
+use millrace_lattice_config::audit::{Account as AuditLog, Cursor, Log, Logged};
 use millrace_lattice_config::ca::{Authority, CaError};
 use millrace_lattice_config::home::Home;
-use millrace_lattice_config::jwt::{Account, Claims};
+use millrace_lattice_config::jwt::{Account, Claims, read_credentials};
 use millrace_lattice_config::now;
 use millrace_lattice_config::resolver::{Address, Resolver, ResolverError};
 use millrace_lattice_config::server::{Cluster, ServerOptions, TlsFiles};
-use millrace_lattice_config::tenants::{Limits, State, Step, TenantError, Tenants};
+use millrace_lattice_config::tenants::{Entry, Limits, State, Step, TenantError, Tenants};
 use millrace_peers::{NatsServer, Validity, free_port};
 
 async fn resolver(bed: &Bed) -> Resolver {
@@ -95,7 +96,7 @@ async fn added_used_suspended_resumed_removed() {
     bed.tenants.remove("acme", Duration::from_secs(3600)).await.unwrap();
     assert!(bed.tenants.sweep().await.unwrap().is_empty());
     bed.tenants.resume("acme").await.unwrap();
-    let log = bed.tenants.audit_log("acme").await.unwrap();
+    let log = audit_log(&bed.tenants, "acme").await;
     let what: Vec<&str> = log.iter().map(|entry| entry.what.as_str()).collect();
     // What was refused stands there too, of the times that it was tried.
     let refused: Vec<&str> = log
@@ -606,7 +607,7 @@ async fn roles_do_their_work_and_no_more() {
     let log = jetstream::new(viewer).get_stream("MILLRACE_AUDIT").await.unwrap();
     assert_eq!(log.cached_info().state.messages, 2, "the forged one is there");
     // The log itself is whole.
-    assert_eq!(bed.tenants.audit_log("acme").await.unwrap().len(), 1);
+    assert_eq!(audit_log(&bed.tenants, "acme").await.len(), 1);
 }
 
 /// A tenant that has used up its connections, or its disk, is suspended all the same: there is no room for the entry of its audit log,
@@ -689,7 +690,7 @@ async fn what_a_tenant_writes_into_the_audit_log_is_its_own() {
     let js = jetstream::new(bed.connect("acme", Role::Operator).await);
     let entry = r#"{"time":1,"who":"root","what":"tenant.limits","subject":"acme","outcome":"ok","by_tenant":false}"#;
     js.publish("millrace-audit.acme.user", entry.into()).await.unwrap().await.unwrap();
-    let log = bed.tenants.audit_log("acme").await.unwrap();
+    let log = audit_log(&bed.tenants, "acme").await;
     let by: Vec<(&str, bool)> = log.iter().map(|e| (e.what.as_str(), e.by_tenant)).collect();
     assert_eq!(by, [("tenant.limits", true), ("tenant.add", false)]);
 }
@@ -806,6 +807,41 @@ async fn a_restored_installation_pushes_its_accounts() {
     bed.tenants.remove("gone", Duration::ZERO).await.unwrap_err();
 }
 
+/// A restore without JetStream's files: each tenant has its buckets and its audit log again, and what is done goes into it.
+#[tokio::test]
+async fn a_restore_without_the_streams_makes_those_that_a_tenant_needs() {
+    let mut bed = Bed::new();
+    let account = bed.add("acme").await.account;
+    let folder = bed.home.root().join("jetstream/jetstream").join(&account);
+    let streams = || {
+        ["KV_LATTICEDATA_acme", "KV_CONFIGDATA_acme", "MILLRACE_AUDIT", "MILLRACE_AUDIT_USER"]
+            .map(|name| folder.join("streams").join(name).is_dir())
+    };
+    assert_eq!(streams(), [true; 4]);
+    let lose = |bed: &mut Bed, jwt: bool| {
+        bed.server.kill().unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        if jwt {
+            fs::remove_dir_all(bed.home.jwt_folder()).unwrap();
+            fs::create_dir(bed.home.jwt_folder()).unwrap();
+        }
+        bed.server.restart().unwrap();
+        // As the platform or a command that starts then: with a connection of its own.
+        bed.tenants = Tenants::new(bed.home.clone(), Address::plain(&bed.server.url()), "tester");
+    };
+    // The new machine: neither accounts nor streams.
+    lose(&mut bed, true);
+    let pushed = bed.tenants.push_all().await.unwrap();
+    assert_eq!(pushed.tenants, ["acme"], "{:?}", pushed.failed);
+    assert_eq!(streams(), [true; 4]);
+    bed.tenants.creds("acme", Role::Operator, "eve", None).await.unwrap();
+    // The disk with the streams alone was lost: by hand.
+    lose(&mut bed, false);
+    assert_eq!(streams(), [false; 4]);
+    assert!(!bed.tenants.push_one("acme").await.unwrap());
+    assert_eq!(streams(), [true; 4]);
+}
+
 /// Each token is later than the one before, whatever the clock says, and also than one that another record pushed.
 #[tokio::test]
 async fn tokens_are_in_order_though_the_clock_is_not() {
@@ -917,4 +953,103 @@ async fn labels_change() {
     assert_eq!(bed.tenants.scan().unwrap().0.len(), 1);
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     assert_eq!(bed.tenants.scan().unwrap().1.len(), 1);
+}
+
+/// A whole audit log.
+async fn audit_log(tenants: &Tenants, name: &str) -> Vec<Entry> {
+    pages(tenants, name, 500).await.0.into_iter().map(|logged| logged.entry).collect()
+}
+
+/// The pages of an audit log, one after the other.
+async fn pages(tenants: &Tenants, name: &str, limit: usize) -> (Vec<Logged>, Cursor) {
+    let (mut all, mut from) = (Vec::new(), None);
+    loop {
+        let page = tenants.audit_page(name, from, limit).await.unwrap();
+        assert!(page.entries.len() <= limit && (page.more || page.missed == 0));
+        all.extend(page.entries);
+        from = Some(page.next);
+        if !page.more {
+            return (all, page.next);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_audit_log_comes_in_pages_with_each_entry_once_and_can_be_read_of_a_suspended_tenant() {
+    let bed = Bed::new();
+    bed.add("acme").await;
+    let anna = bed.tenants.with_who("anna");
+    anna.labels("acme", &[("site".to_owned(), "a".to_owned())].into()).await.unwrap();
+    anna.purge("acme").await.unwrap_err();
+    let js = jetstream::new(bed.connect("acme", Role::Operator).await);
+    for time in [1, i64::MAX, 5] {
+        let entry = format!(
+            r#"{{"time":{time},"who":"x","what":"w","subject":"s","outcome":"ok","by_tenant":false}}"#
+        );
+        js.publish("millrace-audit.acme.user", entry.into()).await.unwrap().await.unwrap();
+    }
+    js.publish("millrace-audit.acme.user", "no entry".into()).await.unwrap().await.unwrap();
+    for limit in [1, 2, 500] {
+        let (all, _) = pages(&bed.tenants, "acme", limit).await;
+        let of = |log| all.iter().filter(|e| e.log == log).collect::<Vec<_>>();
+        let (platform, tenant, journal) = (of(Log::Platform), of(Log::Tenant), of(Log::Journal));
+        let what: Vec<_> = platform.iter().map(|e| (e.sequence, e.entry.who.as_str())).collect();
+        assert_eq!(what, [(1, "tester"), (2, "anna")], "{limit}");
+        let what: Vec<_> = tenant.iter().map(|e| (e.sequence, e.entry.by_tenant)).collect();
+        assert_eq!(what, [(1, true), (2, true), (3, true)], "{limit}");
+        let what: Vec<_> = journal.iter().map(|e| e.entry.what.as_str()).collect();
+        assert_eq!((what, journal[0].entry.who.as_str()), (vec!["tenant.purge"], "anna"));
+        assert_eq!(all.len(), 6);
+    }
+    // A tenant's engineers read the same, but the journal: with the key that their token names.
+    for role in [Role::Operator, Role::Viewer] {
+        let creds = fs::read_to_string(bed.tenants.creds_file("acme", role).unwrap()).unwrap();
+        let (claims, ..) = read_credentials(&creds).unwrap();
+        let signer = claims.nats.tags.iter().find_map(|tag| tag.strip_prefix("audit:")).unwrap();
+        let js = jetstream::new(bed.connect("acme", role).await);
+        let log = AuditLog::new(js.clone(), "acme", signer).unwrap();
+        let first = log.page(None, 3).await.unwrap();
+        let second = log.page(Some(first.next), 3).await.unwrap();
+        assert!(first.more && !second.more);
+        let what = first.entries.iter().chain(&second.entries);
+        let what: Vec<_> = what.map(|e| (e.log, e.sequence)).collect();
+        let wanted = [(Log::Tenant, 1), (Log::Platform, 1), (Log::Platform, 2)];
+        let wanted: Vec<_> =
+            wanted.into_iter().chain([(Log::Tenant, 2), (Log::Tenant, 3)]).collect();
+        assert_eq!(what, wanted, "{role}");
+        // Signed with another key it is nothing.
+        let other = nkeys::KeyPair::new_operator().public_key();
+        let page = AuditLog::new(js, "acme", &other).unwrap().page(None, 500).await.unwrap();
+        assert!(page.entries.iter().all(|e| e.log == Log::Tenant), "{role}");
+        assert!(
+            AuditLog::new(jetstream::new(bed.connect("acme", role).await), "acme", "x").is_err()
+        );
+    }
+    // What comes later is found from where it ended.
+    let (_, end) = pages(&bed.tenants, "acme", 3).await;
+    assert!(bed.tenants.audit_page("acme", Some(end), 10).await.unwrap().entries.is_empty());
+    bed.tenants.rotate_users("acme").await.unwrap();
+    let later = bed.tenants.audit_page("acme", Some(end), 10).await.unwrap();
+    assert_eq!(later.entries.len(), 1);
+    assert_eq!(
+        (later.entries[0].entry.what.as_str(), later.entries[0].sequence),
+        ("user.rotate", 3)
+    );
+    // A stream that was lost and made anew is read from its beginning, wherever one was before.
+    let beyond = Some(Cursor::Account { platform: 1000, tenant: 5, journal: u64::MAX });
+    let again = bed.tenants.audit_page("acme", beyond, 500).await.unwrap();
+    let what: Vec<_> = again.entries.iter().map(|e| (e.log, e.entry.what.as_str())).collect();
+    let platform = ["tenant.add", "tenant.labels", "user.rotate"].map(|what| (Log::Platform, what));
+    assert!(platform.iter().all(|wanted| what.contains(wanted)), "{what:?}");
+    assert_eq!(what.iter().filter(|(log, _)| *log == Log::Journal).count(), 1);
+    assert_eq!(what.len(), 4);
+    // Nobody may connect; what the platform did can be read.
+    bed.tenants.suspend("acme").await.unwrap();
+    let refused = bed.tenants.audit_page("acme", Some(end), 10).await;
+    assert!(matches!(refused, Err(TenantError::State { .. })));
+    let (all, _) = pages(&bed.tenants, "acme", 2).await;
+    let what: Vec<&str> = all.iter().map(|e| e.entry.what.as_str()).collect();
+    let wanted = ["tenant.add", "tenant.labels", "tenant.purge", "user.rotate", "tenant.suspend"];
+    assert_eq!(what, wanted);
+    assert!(all.iter().all(|e| e.log == Log::Journal));
 }

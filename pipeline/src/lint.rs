@@ -11,6 +11,7 @@ use millrace_grants::{Authority, Grant, UnknownGrant};
 use millrace_settings::flat::{FieldError, FieldErrorKind};
 use millrace_settings::registry::{self, Connector, Kind as SettingsKind};
 use millrace_settings::window::PARTITIONS_DEFAULT;
+use millrace_settings::{from_flat, http};
 
 use crate::component;
 use crate::finding::{Finding, Issue};
@@ -762,12 +763,44 @@ fn settings(binding: &Binding) -> Vec<Issue> {
     let mut issues = Vec::new();
     for (name, source) in &binding.sources {
         let path = Path::of(["binding", "sources", name]);
-        issues.extend(check_connector(&source.connector, &source.settings, |c| &c.source, &path));
+        issues.extend(check_connector(
+            &source.connector,
+            &source.settings,
+            |c| Some(&c.source),
+            &path,
+        ));
+        issues.extend(open_door(&source.connector, &source.settings, &path));
         issues.extend(check_delivery(&source.delivery, &path));
     }
+    issues.extend(paths(binding));
     for (name, sink) in &binding.sinks {
         let path = Path::of(["binding", "sinks", name]);
-        issues.extend(check_connector(&sink.connector, &sink.settings, |c| &c.sink, &path));
+        issues.extend(check_connector(&sink.connector, &sink.settings, |c| c.sink.as_ref(), &path));
+    }
+    issues
+}
+
+/// No two sources of a server have one path.
+fn paths(binding: &Binding) -> Vec<Issue> {
+    let mut seen: Vec<(&str, http::SourceSettings)> = Vec::new();
+    let mut issues = Vec::new();
+    for (name, source) in binding.sources.iter().filter(|(_, source)| source.connector == "http") {
+        // What cannot be read is reported as that.
+        let Ok(settings) = from_flat::<http::SourceSettings, _>(&source.settings, &[]) else {
+            continue;
+        };
+        let same = |other: &http::SourceSettings| {
+            other.listen == settings.listen
+                && other.path.is_same(&settings.path)
+                && other.methods.iter().any(|method| settings.methods.iter().any(|m| m == method))
+        };
+        if let Some((other, _)) = seen.iter().find(|(_, other)| same(other)) {
+            let path = Path::of(["binding", "sources", name, "http", "path"]);
+            let message = format!("{} takes the requests of this path already", quoted(other));
+            let issue = Issue::error("shared-path", path, Part::Value, message);
+            issues.push(issue.mend("choose another path, or other `methods`"));
+        }
+        seen.push((name, settings));
     }
     issues
 }
@@ -824,25 +857,38 @@ fn servers(pipeline: &Pipeline, binding: &Binding, all: bool) -> Vec<Issue> {
 fn check_connector(
     name: &str,
     settings: &BTreeMap<String, String>,
-    side: fn(&Connector) -> &SettingsKind,
+    side: fn(&Connector) -> Option<&SettingsKind>,
     path: &Path,
 ) -> Vec<Issue> {
-    match registry::connector(name) {
-        Some(connector) => {
-            let kind = side(connector);
-            check_settings(kind, settings, &path.key(name), (kind.fields)())
-        }
-        None => {
-            let known: Vec<&str> =
-                registry::CONNECTORS.iter().map(|connector| connector.name).collect();
-            let message = match name {
-                "" => "the binding names no connector".to_owned(),
-                name => format!("there is no connector {}", quoted(name)),
-            };
-            let issue = Issue::error("missing-field", path.clone(), Part::Key, message);
-            vec![issue.mend(format!("add one of {} with its settings", list(&known)))]
-        }
+    let known = registry::connector(name);
+    if let Some(kind) = known.and_then(side) {
+        return check_settings(kind, settings, &path.key(name), (kind.fields)());
     }
+    let fitting = registry::CONNECTORS.iter().filter(|connector| side(connector).is_some());
+    let fitting: Vec<&str> = fitting.map(|connector| connector.name).collect();
+    let (rule, at, message) = match (name, known) {
+        ("", _) => ("missing-field", path.clone(), "the binding names no connector".to_owned()),
+        // Every connector is a source.
+        (name, Some(_)) => ("no-sink", path.key(name), format!("{name} cannot be a sink")),
+        (name, None) => {
+            ("missing-field", path.clone(), format!("there is no connector {}", quoted(name)))
+        }
+    };
+    let issue = Issue::error(rule, at, Part::Key, message);
+    vec![issue.mend(match known {
+        Some(_) => format!("it only reads; write to one of {}", list(&fitting)),
+        None => format!("add one of {} with its settings", list(&fitting)),
+    })]
+}
+
+/// A source that lets everybody in: right on a machine of its own, and nothing to overlook.
+fn open_door(connector: &str, settings: &BTreeMap<String, String>, path: &Path) -> Option<Issue> {
+    let open = connector == "http" && settings.get("auth").is_some_and(|auth| auth == "none");
+    open.then(|| {
+        let message = "everybody who reaches the address may send to this source";
+        Issue::warning("no-auth", path.key(connector).key("auth"), Part::Value, message)
+            .mend("ask for `bearer`, `basic` or `hmac` with a `token-file`, or leave it where nobody else comes")
+    })
 }
 
 fn check_delivery(delivery: &BTreeMap<String, String>, path: &Path) -> Vec<Issue> {

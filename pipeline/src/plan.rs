@@ -833,7 +833,7 @@ impl<'a> Builder<'a> {
                 name: name.clone(),
                 connector: source.connector.clone(),
                 settings: complete(name, &source.connector, &source.settings, |connector| {
-                    &connector.source
+                    Some(&connector.source)
                 })?,
                 delivery: read(name, from_flat(&source.delivery, &[]))?,
                 stage: stage.map(|stage| stage.name.clone()).unwrap_or_default(),
@@ -853,7 +853,7 @@ impl<'a> Builder<'a> {
                 name: name.clone(),
                 connector: sink.connector.clone(),
                 settings: complete(name, &sink.connector, &sink.settings, |connector| {
-                    &connector.sink
+                    connector.sink.as_ref()
                 })?,
                 stages: writers.map(|stage| stage.name.clone()).collect(),
             });
@@ -895,13 +895,13 @@ fn complete(
     name: &str,
     connector: &str,
     settings: &BTreeMap<String, String>,
-    side: fn(&registry::Connector) -> &registry::Kind,
+    side: fn(&registry::Connector) -> Option<&registry::Kind>,
 ) -> Result<BTreeMap<String, String>, PlanError> {
     if connector.is_empty() {
         return Ok(BTreeMap::new());
     }
-    match registry::connector(connector) {
-        Some(connector) => read(name, (side(connector).complete)(settings)),
+    match registry::connector(connector).and_then(side) {
+        Some(kind) => read(name, (kind.complete)(settings)),
         None => read(name, Err(FieldError::invalid("connector", connector, "is not known"))),
     }
 }

@@ -25,6 +25,9 @@ pub(crate) const ISSUES_MAX: usize = 500;
 /// How many of them may look for the name that was meant.
 const GUESSES_MAX: usize = 100;
 
+/// The settings of one side of a connector, if it has that side.
+type Side = fn(&registry::Connector) -> Option<&registry::Kind>;
+
 #[derive(Default)]
 pub(crate) struct Reader {
     pub(crate) issues: Vec<Issue>,
@@ -458,23 +461,25 @@ impl Reader {
     }
 
     fn source_binding(&mut self, entry: &Entry, path: &Path) -> SourceBinding {
-        let Some((fields, connector)) = self.connector(entry, path, &["delivery"]) else {
+        let source: Side = |c| Some(&c.source);
+        let Some((fields, connector)) = self.connector(entry, path, &["delivery"], source) else {
             return SourceBinding::default();
         };
         SourceBinding {
             connector: connector.map(|e| e.key.clone()).unwrap_or_default(),
-            settings: self.connector_settings(connector, path, |c| &c.source),
+            settings: self.connector_settings(connector, path, source),
             delivery: self.delivery(&fields, path),
         }
     }
 
     fn sink_binding(&mut self, entry: &Entry, path: &Path) -> SinkBinding {
-        let Some((_, connector)) = self.connector(entry, path, &[]) else {
+        let sink: Side = |c| c.sink.as_ref();
+        let Some((_, connector)) = self.connector(entry, path, &[], sink) else {
             return SinkBinding::default();
         };
         SinkBinding {
             connector: connector.map(|e| e.key.clone()).unwrap_or_default(),
-            settings: self.connector_settings(connector, path, |c| &c.sink),
+            settings: self.connector_settings(connector, path, sink),
         }
     }
 
@@ -485,9 +490,10 @@ impl Reader {
         entry: &'t Entry,
         path: &Path,
         also: &[&str],
+        side: Side,
     ) -> Option<(Fields<'t>, Option<&'t Entry>)> {
         let connectors = registry::CONNECTORS.iter().map(|connector| connector.name);
-        let known: Vec<&str> = connectors.clone().chain(also.iter().copied()).collect();
+        let known: Vec<&str> = connectors.chain(also.iter().copied()).collect();
         let fields = self.known_fields(&entry.value, path, &known)?;
         let mut named = fields.entries.iter().filter(|field| !also.contains(&field.key.as_str()));
         let first = named.next().copied();
@@ -495,7 +501,9 @@ impl Reader {
         let misspelt =
             matches!(&entry.value.value, Value::Map(all) if all.len() > fields.entries.len());
         if first.is_none() && !misspelt {
-            let list: Vec<String> = connectors.map(|name| format!("`{name}`")).collect();
+            let fitting = registry::CONNECTORS.iter().filter(|connector| side(connector).is_some());
+            let list: Vec<String> =
+                fitting.map(|connector| format!("`{}`", connector.name)).collect();
             let message = format!("the binding of {} names no connector", quoted(&entry.key));
             let issue = Issue::error("missing-field", path.clone(), Part::Key, message)
                 .mend(format!("add one of {} with its settings", list.join(", ")));
@@ -514,17 +522,20 @@ impl Reader {
         &mut self,
         connector: Option<&Entry>,
         path: &Path,
-        side: fn(&registry::Connector) -> &registry::Kind,
+        side: Side,
     ) -> BTreeMap<String, String> {
         let Some(entry) = connector else { return BTreeMap::new() };
-        let Some(known) = registry::connector(&entry.key) else { return BTreeMap::new() };
+        // A connector that has no such side is lint's to report.
+        let Some(kind) = registry::connector(&entry.key).and_then(side) else {
+            return BTreeMap::new();
+        };
         let path = path.key(&entry.key);
         let Value::Map(entries) = &entry.value.value else {
             self.wrong_type(&entry.value, &path, "a mapping of settings");
             return BTreeMap::new();
         };
         let fields = self.unique(entries, &path);
-        self.settings(fields.entries.iter(), &path, side(known))
+        self.settings(fields.entries.iter(), &path, kind)
     }
 
     fn delivery(&mut self, fields: &Fields<'_>, path: &Path) -> BTreeMap<String, String> {

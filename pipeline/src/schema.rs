@@ -590,7 +590,11 @@ impl JsonSchema for SourceBinding {
             &registry::DELIVERY,
             generator,
         );
-        connectors(generator, |connector| &connector.source, [("delivery".to_owned(), delivery)])
+        connectors(
+            generator,
+            |connector| Some(&connector.source),
+            [("delivery".to_owned(), delivery)],
+        )
     }
 }
 
@@ -600,20 +604,21 @@ impl JsonSchema for SinkBinding {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        connectors(generator, |connector| &connector.sink, [])
+        connectors(generator, |connector| connector.sink.as_ref(), [])
     }
 }
 
 /// Exactly one connector with its settings, and `also` beside it.
 fn connectors<const N: usize>(
     generator: &mut SchemaGenerator,
-    side: fn(&Connector) -> &SettingsKind,
+    side: fn(&Connector) -> Option<&SettingsKind>,
     also: [(String, Value); N],
 ) -> Schema {
     let mut properties = Map::from_iter(also);
     let mut choice = Vec::new();
     for connector in registry::CONNECTORS {
-        let settings = described(connector.title, side(connector), generator);
+        let Some(kind) = side(connector) else { continue };
+        let settings = described(connector.title, kind, generator);
         properties.insert(connector.name.to_owned(), settings);
         choice.push(json!({ "required": [connector.name] }));
     }

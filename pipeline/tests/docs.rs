@@ -87,7 +87,7 @@ fn the_tables_of_settings_are_current() {
     ];
     for connector in registry::CONNECTORS {
         tables.push((page(connector.name), "source", &connector.source));
-        tables.push((page(connector.name), "sink", &connector.sink));
+        tables.extend(connector.sink.iter().map(|sink| (page(connector.name), "sink", sink)));
     }
     let mut old = Vec::new();
     for (file, name, kind) in tables {

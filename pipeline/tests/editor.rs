@@ -244,7 +244,7 @@ fn an_editor_completes_a_definition() {
     check(editor.offered(&format!("{HEAD}binding:\n  hosts: |\n")), &["one", "every"]);
     check(
         editor.offered(&format!("{HEAD}binding:\n  sources:\n    machine:\n      |\n")),
-        &["mqtt", "kafka", "modbus", "gpio", "delivery"],
+        &["mqtt", "kafka", "modbus", "gpio", "http", "delivery"],
     );
     check(
         editor.offered(&format!(

@@ -209,7 +209,7 @@ fn reference() -> String {
             text,
             "| [{name}](connectors/{name}.md) | {} | {} |",
             list(&connector.source),
-            list(&connector.sink)
+            connector.sink.as_ref().map_or_else(|| "none: it only reads".to_owned(), list)
         );
     }
     text += "\n## Values\n\n| value | written as |\n|---|---|\n\

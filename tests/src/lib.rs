@@ -116,6 +116,7 @@ impl<N: Nats> Plant<N> {
             dir: self.folder.path().join("host"),
             arguments: self.host_arguments.clone(),
             through: Vec::new(),
+            log: Default::default(),
         };
         self.host = Some(Host::start(&options).await.expect("host"));
     }

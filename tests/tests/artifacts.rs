@@ -122,6 +122,80 @@ async fn a_host_takes_known_artifacts_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_has_lost_its_stages_takes_them_from_the_lattice() {
+    let mut plant = Plant::start_with(&["--only-known"]).await;
+    plant.deploy(&plant.define("stored.yaml", PIPELINE)).await;
+    let results = plant.collect("plant/results").await;
+    let mut machine = Machine::connect(&plant);
+    machine.publish("plant/in", reading(1)).await;
+    results.wait_for(&BTreeSet::from([1]), PATIENCE).await;
+    plant.kill_host().await;
+    let folder = plant.folder().join("host/artifacts");
+    let kept = || std::fs::read_dir(&folder).map_or(0, Iterator::count);
+    assert_eq!(kept(), 1);
+    std::fs::remove_dir_all(&folder).unwrap();
+    plant.start_host().await;
+    machine.publish("plant/in", reading(2)).await;
+    results.wait_for(&BTreeSet::from([1, 2]), Duration::from_secs(60)).await;
+    assert_eq!(kept(), 1);
+    plant.stop().await;
+}
+
+/// Digests of the stages in the manifest that wadm has for a pipeline.
+async fn digests(plant: &Plant, pipeline: &str) -> BTreeSet<String> {
+    let nats = plant.nats_client().await;
+    let asked = nats.request(format!("wadm.api.{LATTICE}.model.get.{pipeline}"), "{}".into());
+    let text = String::from_utf8(asked.await.unwrap().payload.to_vec()).unwrap();
+    text.split("@sha256:").skip(1).map(|rest| rest[..64].to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_deploys_at_once_one_is_there_whole() {
+    let plant = Plant::start().await;
+    let results = plant.collect("plant/results").await;
+    let mut machine = Machine::connect(&plant);
+    // Another component, so another artifact: at first where there is no version yet, then over one that runs.
+    let other = PIPELINE
+        .replace(
+            "map: pass-map, from: machine",
+            "map: to-celsius, from: machine, config: { field: fahrenheit }",
+        )
+        .replace(
+            "pass-map: { file: \"{components}/pass-map.wasm\" }",
+            "to-celsius: { file: \"{components}/fahrenheit-to-celsius.wasm\" }",
+        );
+    assert!(!other.contains("pass-map"), "{other}");
+    for round in 1..=3_u64 {
+        let text = |text: &str| text.replace("0.1.0", &format!("0.{round}.0"));
+        let one = plant.define("one.yaml", &text(PIPELINE));
+        let two = plant.define("two.yaml", &text(&other));
+        let deploy = async |file: &std::path::Path| {
+            plant.millrace(&["pipeline", "deploy", "--watch", "1s", file.to_str().unwrap()]).await
+        };
+        let answers = tokio::join!(deploy(&one), deploy(&two));
+        let answers = [answers.0, answers.1];
+        for answer in &answers {
+            println!("round {round}: {} {}", answer.code, answer.stderr);
+            // Who lost is told so, and why.
+            assert!(answer.code == 0 || answer.stderr.contains("version"), "{answer:?}");
+        }
+        assert!(answers.iter().any(|answer| answer.code == 0), "{answers:?}");
+        let running = async || plant.millrace(&["pipeline", "status", "stored"]).await.code == 0;
+        until("one of them runs", Duration::from_secs(60), running).await;
+        // All that it is made of is there for any host.
+        let store = Store::existing(&plant.nats_client().await, LATTICE).await.unwrap().unwrap();
+        let digests = digests(&plant, "stored").await;
+        assert_eq!(digests.len(), 1);
+        for digest in digests {
+            store.get(&digest).await.unwrap();
+        }
+        machine.publish("plant/in", reading(round)).await;
+        results.wait_for(&(1..=round).collect(), PATIENCE).await;
+    }
+    plant.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_pipeline_no_longer_needs_is_gone() {
     let plant = Plant::start().await;
     let file = plant.define("stored.yaml", PIPELINE);

@@ -8,11 +8,11 @@
 )]
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use millrace_platform::find;
-use millrace_tests::{ALERTS, LATTICE, Machine, Plant, hot, reading};
+use millrace_tests::{ALERTS, LATTICE, Machine, Plant, hot, reading, until};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -93,16 +93,67 @@ async fn pipelines_share_one_instance_of_a_provider_and_do_not_disturb_each_othe
     plant.stop().await;
 }
 
-/// Another installation, whose archive of the provider is another one.
-fn another_installation(folder: &Path, provider: &str) {
+/// Another installation, whose archive of the provider is another build; answers the build's file.
+fn another_installation(folder: &Path, provider: &str, build: &str) -> String {
     std::fs::create_dir_all(folder.join("providers")).unwrap();
     let archive = find::provider(provider).unwrap();
-    let name = format!("{provider}-another.par.gz");
+    let name = format!("{provider}-{build}.par.gz");
     std::fs::copy(&archive, folder.join("providers").join(&name)).unwrap();
-    // A host starts it from its own installation: an upgrade puts the one's providers beside the other's.
-    std::fs::copy(&archive, find::home().join("providers").join(&name)).unwrap();
     let link = folder.join("providers").join(format!("{provider}.par.gz"));
-    std::os::unix::fs::symlink(name, link).unwrap();
+    std::os::unix::fs::symlink(&name, link).unwrap();
+    name
+}
+
+/// Runs `millrace` of an installation.
+fn of_installation(home: &Path, plant: &Plant, arguments: &[&str]) -> Output {
+    Command::new(find::home().join("bin/millrace"))
+        .args(["--json"])
+        .args(arguments)
+        .args(["--lattice", LATTICE, "--nats-url"])
+        .arg(plant.nats_url())
+        .env("MILLRACE_HOME", home)
+        .output()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_a_host_does_not_have_takes_none_down() {
+    let plant = Plant::start().await;
+    let file = plant.define("alerts.yaml", ALERTS);
+    plant.deploy(&file).await;
+    let alerts = plant.collect("plant/alerts").await;
+    let before = only(&plant, "mqtt");
+    let listed = plant.millrace(&["provider", "list"]).await.json();
+    let home = plant.folder().join("elsewhere");
+    another_installation(&home, "mqtt", "elsewhere");
+
+    // Refused before anything is changed, as is a pipeline that would bring it along.
+    another_installation(&home, "conduit", "elsewhere");
+    let file = file.to_str().unwrap();
+    for arguments in [["provider", "deploy", "mqtt"], ["pipeline", "deploy", file]] {
+        let refused = of_installation(&home, &plant, &arguments);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(1), "{arguments:?}: {said}");
+        for part in ["host ", "mqtt-elsewhere", "it has ", "install this release", "--force"] {
+            assert!(said.contains(part), "{arguments:?}: {part}: {said}");
+        }
+    }
+    assert_eq!(plant.millrace(&["provider", "list"]).await.json(), listed);
+    assert_eq!(only(&plant, "mqtt"), before);
+    let mut machine = Machine::connect(&plant);
+    machine.readings(0..100, 500).await;
+    alerts.wait_for(&hot(0..100), PATIENCE).await;
+
+    // Whoever insists has what comes of it, and the way back.
+    let forced = of_installation(&home, &plant, &["provider", "deploy", "mqtt", "--force"]);
+    assert!(forced.status.success(), "{forced:?}");
+    assert!(String::from_utf8_lossy(&forced.stderr).contains("mqtt-elsewhere"), "{forced:?}");
+    until("the old one ends", PATIENCE, async || plant.providers("mqtt").is_empty()).await;
+    let back = plant.millrace(&["provider", "deploy", "mqtt"]).await;
+    assert_eq!(back.code, 0, "{back:?}");
+    machine.readings(100..200, 500).await;
+    alerts.wait_for(&hot(0..200), PATIENCE).await;
+    plant.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,16 +163,15 @@ async fn a_provider_is_replaced_under_load_and_nothing_is_lost() {
     let alerts = plant.collect("plant/alerts").await;
     let before = only(&plant, "mqtt");
     let home = plant.folder().join("another");
-    another_installation(&home, "mqtt");
+    let archive = another_installation(&home, "mqtt", "another");
+    // A host starts it from its own installation: an upgrade puts the one's providers beside the other's. The host that runs
+    // says so at once.
+    let beside = find::home().join("providers").join(&archive);
+    std::fs::copy(home.join("providers").join(&archive), &beside).unwrap();
 
     let mut machine = Machine::connect(&plant);
     machine.readings(0..500, 500).await;
-    let deployed = Command::new(find::home().join("bin/millrace"))
-        .args(["--json", "provider", "deploy", "mqtt", "--lattice", LATTICE, "--nats-url"])
-        .arg(plant.nats_url())
-        .env("MILLRACE_HOME", &home)
-        .output()
-        .unwrap();
+    let deployed = of_installation(&home, &plant, &["provider", "deploy", "mqtt"]);
     assert!(deployed.status.success(), "{deployed:?}");
     machine.readings(500..1500, 500).await;
     machine.acknowledged().await;
@@ -137,5 +187,5 @@ async fn a_provider_is_replaced_under_load_and_nothing_is_lost() {
     let status = plant.millrace(&["pipeline", "status", "alerts"]).await;
     assert_eq!(status.code, 0, "{status:?}");
     plant.stop().await;
-    std::fs::remove_file(find::home().join("providers/mqtt-another.par.gz")).unwrap();
+    std::fs::remove_file(beside).unwrap();
 }

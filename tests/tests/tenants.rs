@@ -24,6 +24,7 @@ use millrace_tests::{ALERTS, Answer, Collector, Machine, mqtt, subscribe, until}
 use nkeys::KeyPair;
 use rumqttc::QoS;
 use serde_json::{Value, json};
+use tokio::io::AsyncBufReadExt as _;
 use tokio::process::Command;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -110,6 +111,7 @@ impl Platform {
             dir: self.folder.path().join(tenant),
             arguments: ["ctl", "rpc", "provider", "wadm"].map(creds).to_vec(),
             through: Vec::new(),
+            log: Default::default(),
         };
         Host::start(&options).await.expect("host")
     }
@@ -258,24 +260,33 @@ struct Up {
     process: std::process::Child,
     folder: tempfile::TempDir,
     url: String,
+    /// Where the control API is, where it was asked for.
+    api: String,
     mosquitto: Mosquitto,
 }
 
 impl Up {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = millrace_peers::free_port().unwrap();
         let mut process = std::process::Command::new(find::home().join("bin/millrace"))
             .args(["up", "--tenants", "--json", "--nats-port", &port.to_string(), "--data"])
             .arg(folder.path())
+            .args(more)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert!(!line.is_empty(), "`millrace up` ended");
+        let said: Value = serde_json::from_str(&line).unwrap();
+        let api = said["api"].as_str().unwrap_or_default().to_owned();
         let mosquitto = Mosquitto::start_with("allow_anonymous true\n").unwrap();
-        Self { process, folder, url: format!("nats://127.0.0.1:{port}"), mosquitto }
+        Self { process, folder, url: format!("nats://127.0.0.1:{port}"), api, mosquitto }
     }
 
     fn ca(&self) -> PathBuf {
@@ -420,6 +431,232 @@ async fn tenants_come_work_are_suspended_and_go_while_the_platform_runs() {
     let beta = up.tenant(&["show", "beta"]).await;
     assert_eq!(beta["record"]["limits"]["streams"], 600, "{beta}");
     assert_eq!(up.tenant(&["apply", folder]).await["changes"], json!([]));
+}
+
+/// Over HTTP as with the command line: the tenant gets its host, its pipelines run, and its audit log says who did what. Its engineers
+/// read that log with their own files, follow it, and keep it in a file that goes on where it ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_added_over_http_works_and_its_log_is_kept() {
+    let up = Up::start_with(&["--api", "127.0.0.1:0"]);
+    // The server's certificate is near its end from now on.
+    let tls = up.folder.path().join("lattices/tls");
+    let certificate = || std::fs::read(tls.join("nats.pem")).unwrap();
+    let (was, record) = (certificate(), std::fs::read_to_string(tls.join("nats.json")).unwrap());
+    let mut record: Value = serde_json::from_str(&record).unwrap();
+    record["expires"] = json!(record["expires"].as_i64().unwrap() - 360 * 86_400);
+    std::fs::write(tls.join("nats.json"), record.to_string()).unwrap();
+    let token = up.run(None, &["api", "token", "add", "ci", "--role", "admin"]).await;
+    let token = token.json()["token"].as_str().unwrap().to_owned();
+    let http = reqwest::Client::new();
+    let call = async |method: reqwest::Method, path: &str, body: Value| {
+        let call = http.request(method, format!("{}/v1/tenants/acme{path}", up.api));
+        let call = call.bearer_auth(&token).header("content-type", "application/json");
+        let answer = call.body(body.to_string()).send().await.unwrap();
+        let (status, text) = (answer.status().as_u16(), answer.text().await.unwrap());
+        (status, serde_json::from_str::<Value>(&text).unwrap_or_default())
+    };
+    let added = call(reqwest::Method::PUT, "", json!({ "labels": { "site": "hall-3" } })).await;
+    assert_eq!((added.0, &added.1["state"]), (201, &json!("active")), "{added:?}");
+    let user = json!({ "role": "operator", "label": "anna" });
+    let (status, issued) = call(reqwest::Method::POST, "/users", user).await;
+    assert_eq!(status, 201, "{issued}");
+    let anna = up.folder.path().join("anna.creds");
+    std::fs::write(&anna, issued["credentials"].as_str().unwrap()).unwrap();
+    std::fs::set_permissions(&anna, std::fs::Permissions::from_mode(0o600)).unwrap();
+    up.works(&anna).await;
+    let file = define(up.folder.path(), &up.mosquitto, "acme");
+    let deployed = up.run(Some(&anna), &["pipeline", "deploy", file.to_str().unwrap()]).await;
+    assert_eq!(deployed.code, 0, "{deployed:?}");
+    let collector = collect(&up.mosquitto, "acme").await;
+    publish(&up.mosquitto, "acme", 0..100).await;
+    collector.wait_for(&millrace_tests::hot(0..100), PATIENCE).await;
+
+    let what = |answer: &Answer| -> Vec<(String, String)> {
+        let entries = answer.json();
+        let entries = entries.as_array().unwrap().iter();
+        entries
+            .map(|e| (e["log"].as_str().unwrap().into(), e["what"].as_str().unwrap().into()))
+            .collect()
+    };
+    let pair = |log: &str, what: &str| (log.to_owned(), what.to_owned());
+    let seen = up.run(Some(&anna), &["audit"]).await;
+    let all = what(&seen);
+    for wanted in [
+        pair("platform", "tenant.add"),
+        pair("platform", "user.add"),
+        pair("tenant", "pipeline.deploy"),
+    ] {
+        assert!(all.contains(&wanted), "{seen:?}");
+    }
+    assert!(seen.stdout.contains("api token ci"), "{seen:?}");
+    let about = up.run(Some(&anna), &["audit", "--pipeline", "alerts", "--since", "1h"]).await;
+    assert_eq!(what(&about), [pair("tenant", "pipeline.deploy")], "{about:?}");
+    assert_eq!(what(&up.run(Some(&anna), &["audit", "--pipeline", "alert"]).await), []);
+    let set = up.run(Some(&anna), &["kv", "set", "limits", "m1", "secret-80"]).await;
+    assert_eq!(set.code, 0, "{set:?}");
+    let seen = up.run(Some(&anna), &["audit"]).await;
+    let all = what(&seen);
+    assert!(all.contains(&pair("tenant", "kv.set")), "{seen:?}");
+    assert!(seen.stdout.contains("limits m1") && !seen.stdout.contains("secret-80"), "{seen:?}");
+    let later = up.run(Some(&anna), &["audit", "--since", "2999-01-01T00:00:00Z"]).await;
+    assert_eq!(what(&later), []);
+
+    // Kept in a file, twice: each entry stands there once.
+    let kept = up.folder.path().join("acme.csv");
+    let keep = ["audit", "--out", kept.to_str().unwrap()];
+    let first = up.run(Some(&anna), &keep).await.json()["added"].as_u64().unwrap();
+    assert_eq!(first, all.len() as u64);
+    assert_eq!(up.run(Some(&anna), &keep).await.json()["added"], 0);
+    let mut following = Command::new(find::home().join("bin/millrace"))
+        .args(["audit", "--follow", "--json", "--nats-url", &up.url, "--creds"])
+        .arg(&anna)
+        .env("MILLRACE_TLS_CA", up.ca())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let gone = up.run(Some(&anna), &["pipeline", "undeploy", "alerts"]).await;
+    assert_eq!(gone.code, 0, "{gone:?}");
+    assert_eq!(up.run(Some(&anna), &keep).await.json()["added"], 1);
+    let text = std::fs::read_to_string(&kept).unwrap();
+    assert_eq!(text.lines().count(), all.len() + 2, "{text}");
+    assert!(
+        text.lines().last().unwrap().contains("\"pipeline.undeploy\",\"alerts\",\"ok\""),
+        "{text}"
+    );
+    let mut lines = tokio::io::BufReader::new(following.stdout.take().unwrap()).lines();
+    let wait = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("pipeline.undeploy") {
+                return;
+            }
+        }
+        panic!("it ended");
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+
+    // Suspended over HTTP: the engineer is out, and the platform's journal can be read and says so.
+    assert_eq!(call(reqwest::Method::POST, "/suspend", json!({})).await.0, 200);
+    let out = up.run(Some(&anna), &["audit"]).await;
+    assert!(out.code != 0 && out.stderr.contains("suspended"), "{out:?}");
+    let journal = up.run(None, &["tenant", "audit", "acme"]).await;
+    assert!(what(&journal).contains(&pair("journal", "tenant.suspend")), "{journal:?}");
+    until("the certificate is renewed", PATIENCE, async || certificate() != was).await;
+    until("nats-server takes it", PATIENCE, async || {
+        up.log("lattices/nats/nats.log").contains("Reloaded: tls")
+    })
+    .await;
+    // A token that is revoked is none.
+    assert_eq!(up.run(None, &["api", "token", "revoke", "ci"]).await.code, 0);
+    assert_eq!(call(reqwest::Method::GET, "", json!({})).await.0, 401);
+    let platform = what(&up.run(None, &["tenant", "audit"]).await);
+    assert_eq!(platform, [pair("journal", "token.add"), pair("journal", "token.revoke")]);
+}
+
+/// The ordinary command line of wasmCloud with nothing but a tenant's credentials: it deploys providers and a pipeline, which moves
+/// messages, and takes them away; of another tenant's lattice it sees nothing; a viewer's file and a revoked one change nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs wash, which takes minutes to build: make wash"]
+async fn wash_works_with_a_tenants_file_against_its_lattice_alone() {
+    let program = millrace_peers::wash().unwrap();
+    let up = Up::start();
+    for tenant in ["acme", "beta"] {
+        up.tenant(&["add", tenant]).await;
+    }
+    let anna = up.creds("acme", &["--label", "anna"]).await;
+    let viewer = up.creds("acme", &["--role", "viewer"]).await;
+    let otto = up.creds("beta", &["--label", "otto"]).await;
+    up.works(&anna).await;
+    up.works(&otto).await;
+    let home = up.folder.path().join("wash");
+    std::fs::create_dir(&home).unwrap();
+    let port = up.url.rsplit_once(':').unwrap().1;
+    let wash = async |creds: &Path, lattice: &str, arguments: &[&str]| -> Answer {
+        let output = Command::new(&program)
+            .args(["--output", "json"])
+            .args(arguments)
+            .env("HOME", &home)
+            .env("WASMCLOUD_CTL_HOST", "127.0.0.1")
+            .env("WASMCLOUD_CTL_PORT", port)
+            .env("WASMCLOUD_LATTICE", lattice)
+            .env("WASH_CTL_CREDS", creds)
+            .env("WASH_CTL_TLS_CA_FILE", up.ca())
+            .current_dir(up.folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        output.into()
+    };
+    // Of its words the last is JSON; the first use says hello after it.
+    let said = |answer: &Answer| -> Value {
+        let mut all = serde_json::Deserializer::from_str(&answer.stdout).into_iter::<Value>();
+        all.next().unwrap_or_else(|| panic!("{answer:?}")).unwrap_or_else(|_| panic!("{answer:?}"))
+    };
+    let hosts = said(&wash(&anna, "acme", &["get", "hosts"]).await);
+    assert_eq!(hosts["hosts"].as_array().unwrap().len(), 1, "{hosts}");
+    assert_eq!(hosts["hosts"][0]["lattice"], "acme");
+
+    let file = define(up.folder.path(), &up.mosquitto, "acme");
+    let manifests = [
+        ("mqtt.json", vec!["provider", "manifest", "mqtt", "--installed"]),
+        ("conduit.json", vec!["provider", "manifest", "conduit", "--installed"]),
+        ("alerts.json", vec!["pipeline", "manifest", file.to_str().unwrap(), "--store"]),
+    ];
+    for (name, arguments) in &manifests {
+        let manifest = up.run(Some(&anna), arguments).await;
+        assert_eq!(manifest.code, 0, "{manifest:?}");
+        std::fs::write(up.folder.path().join(name), &manifest.stdout).unwrap();
+        let valid = wash(&anna, "acme", &["app", "validate", name]).await;
+        assert_eq!(valid.code, 0, "{valid:?}");
+        let deployed = wash(&anna, "acme", &["app", "deploy", name]).await;
+        assert_eq!(said(&deployed)["deployed"], true, "{deployed:?}");
+    }
+    let states = async || {
+        let list = said(&wash(&anna, "acme", &["app", "list"]).await);
+        let all = list["applications"].as_array().unwrap().clone();
+        let state = |app: Value| (app["name"].as_str().unwrap().to_owned(), app["status"].clone());
+        all.into_iter().map(state).collect::<Vec<_>>()
+    };
+    until("wash says that all three are deployed", PATIENCE, async || {
+        let states = states().await;
+        states.len() == 3 && states.iter().all(|(_, state)| state == "deployed")
+    })
+    .await;
+    let collector = collect(&up.mosquitto, "acme").await;
+    publish(&up.mosquitto, "acme", 0..100).await;
+    collector.wait_for(&millrace_tests::hot(0..100), PATIENCE).await;
+    let links = said(&wash(&anna, "acme", &["get", "links"]).await);
+    assert!(links.to_string().contains("alerts"), "{links}");
+    // Both command lines agree.
+    let status = up.run(Some(&anna), &["pipeline", "status", "alerts"]).await;
+    assert_eq!(status.code, 0, "{status:?}");
+
+    // Another tenant's lattice: nothing is seen, nothing is changed, from either side.
+    for (creds, lattice) in [(&anna, "beta"), (&otto, "acme")] {
+        let hosts = said(&wash(creds, lattice, &["get", "hosts"]).await);
+        assert_eq!(hosts["hosts"], json!([]), "{hosts}");
+        let apps = wash(creds, lattice, &["app", "list"]).await;
+        assert!(!apps.stdout.contains("alerts"), "{apps:?}");
+        wash(creds, lattice, &["app", "delete", "alerts"]).await;
+    }
+    wash(&viewer, "acme", &["app", "undeploy", "alerts"]).await;
+    wash(&viewer, "acme", &["app", "delete", "alerts"]).await;
+    assert!(states().await.iter().any(|(name, state)| name == "alerts" && state == "deployed"));
+    publish(&up.mosquitto, "acme", 100..200).await;
+    collector.wait_for(&millrace_tests::hot(0..200), PATIENCE).await;
+
+    let undeployed = wash(&anna, "acme", &["app", "undeploy", "alerts"]).await;
+    assert_eq!(undeployed.code, 0, "{undeployed:?}");
+    let deleted = wash(&anna, "acme", &["app", "delete", "alerts"]).await;
+    assert_eq!(said(&deleted)["deleted"], true, "{deleted:?}");
+    until("wash says that it is gone", PATIENCE, async || states().await.len() == 2).await;
+    let status = up.run(Some(&anna), &["pipeline", "status", "alerts"]).await;
+    assert_ne!(status.code, 0, "{status:?}");
+
+    up.tenant(&["revoke", "acme", "anna"]).await;
+    let refused = wash(&anna, "acme", &["get", "hosts"]).await;
+    assert!(refused.code != 0 && !refused.stdout.contains("friendly_name"), "{refused:?}");
 }
 
 /// A pipeline with a source for each file, which names it as its password.
@@ -711,4 +948,103 @@ async fn a_tenant_that_uses_the_machine_up_costs_another_little() {
     );
     assert!(noisy <= quiet + BOUND, "{noisy:?} beside another tenant, {quiet:?} without");
     assert_eq!(far.strange(), Vec::<String>::new());
+}
+
+/// The process of a tenant's host.
+fn host_of(tenant: &str) -> Option<u32> {
+    let is_it = |pid: &u32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+        words[0].ends_with(b"/millrace-host")
+            && words.windows(2).any(|pair| pair == [b"--lattice".as_slice(), tenant.as_bytes()])
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_it)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_takes_too_much_memory_is_ended_and_comes_back_and_no_other() {
+    let up = Up::start();
+    let classes = up.folder.path().join("lattices/classes.yaml");
+    std::fs::write(&classes, "small: { max-host-memory-mib: 80, nice: 7 }\n").unwrap();
+    up.tenant(&["add", "hungry", "--label", "class=small"]).await;
+    up.tenant(&["add", "modest"]).await;
+    for tenant in ["hungry", "modest"] {
+        let creds = up.creds(tenant, &[]).await;
+        up.works(&creds).await;
+        let file = define(up.folder.path(), &up.mosquitto, tenant);
+        if tenant == "hungry" {
+            let components = find::home().join("components");
+            let text = LOUD.replace("{url}", &up.mosquitto.url());
+            let text = text.replace("{components}", components.to_str().unwrap());
+            std::fs::write(&file, text).unwrap();
+        }
+        let deploy = ["pipeline", "deploy", "--watch", "0s", file.to_str().unwrap()];
+        let deployed = up.run(Some(&creds), &deploy).await;
+        assert_eq!(deployed.code, 0, "{tenant}: {deployed:?}");
+    }
+    let alerts = collect(&up.mosquitto, "modest").await;
+    publish(&up.mosquitto, "modest", 0..50).await;
+    alerts.wait_for(&millrace_tests::hot(0..50), PATIENCE).await;
+
+    // Each in a session of its own, and before the others when memory is short.
+    let (hungry, modest) = (host_of("hungry").unwrap(), host_of("modest").unwrap());
+    let session_and_nice = |pid: u32| -> (u32, i32) {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let words: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        (words[3].parse().unwrap(), words[16].parse().unwrap())
+    };
+    let (_, own) = session_and_nice(std::process::id());
+    for (pid, nice) in [(hungry, own.max(7)), (modest, own)] {
+        assert_eq!(session_and_nice(pid), (pid, nice));
+        let score = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        assert_eq!(score.trim(), "500");
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let file = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
+        assert!(file.contains("536870912"), "{file}");
+    }
+
+    let mut machine = Machine::on(mqtt(up.mosquitto.port(), "wild"));
+    let mut ended = Value::Null;
+    let start = std::time::Instant::now();
+    let mut sent = 50;
+    while ended.is_null() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "it was not ended: {}",
+            up.log("hosts/hungry/host.log")
+        );
+        for n in 0..16 {
+            machine.publish("loud/wild", format!("grow #{n}.")).await;
+        }
+        publish(&up.mosquitto, "modest", sent..sent + 20).await;
+        sent += 20;
+        ended = up.tenant(&["show", "hungry"]).await["host_ended"].clone();
+    }
+    let reason = ended["reason"].as_str().unwrap();
+    assert!(reason.contains("may have 80 (max-host-memory-mib"), "{ended}");
+    println!("ended after {:?}: {reason}", start.elapsed());
+    alerts.wait_for(&millrace_tests::hot(0..sent), PATIENCE).await;
+    let noted = async || up.tenant(&["audit", "hungry"]).await.to_string().contains("host.ended");
+    until("it is in the audit log", PATIENCE, noted).await;
+    let audit = up.tenant(&["audit", "hungry"]).await;
+    let entry = audit.as_array().unwrap().iter().find(|entry| entry["what"] == "host.ended");
+    assert_eq!(entry.unwrap()["by_tenant"], json!(false), "{audit}");
+    assert!(entry.unwrap()["outcome"].as_str().unwrap().contains("may have 80"), "{audit}");
+
+    // With more it comes back, and goes on with what is there.
+    std::fs::write(&classes, "small: { max-host-memory-mib: 8192 }\n").unwrap();
+    let (seen, mut done) = tokio::sync::watch::channel(false);
+    let take = move |payload: &[u8]| {
+        if payload == b"all is well" {
+            seen.send_replace(true);
+        }
+    };
+    subscribe(mqtt(up.mosquitto.port(), "done"), "loud/done", take).await;
+    machine.publish("loud/wild", "all is well".to_owned()).await;
+    let wait = done.wait_for(|seen| *seen);
+    tokio::time::timeout(PATIENCE * 2, wait).await.expect("it works again").unwrap();
+    assert_ne!(host_of("hungry").unwrap(), hungry);
+    assert_eq!(host_of("modest"), Some(modest), "the other was ended as well");
+    assert_eq!(up.tenant(&["show", "modest"]).await["host_ended"], Value::Null);
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use wadm_client::error::ClientError;
 use wadm_types::Manifest;
 use wadm_types::api::{ModelSummary, StatusType, VersionInfo};
@@ -21,6 +22,9 @@ pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(4);
 
 /// A stage that runs for so long after wadm was told to undeploy its pipeline, wadm does not know of.
 const LATE: Duration = Duration::from_secs(10);
+
+/// So many versions of a pipeline are read at once.
+const READING: usize = 8;
 
 /// Between two looks while waiting.
 const POLL: Duration = Duration::from_millis(150);
@@ -245,6 +249,16 @@ impl Applications {
         Ok(Deployed { version, unchanged: false })
     }
 
+    /// Whether this very version of an application is the deployed one.
+    ///
+    /// # Errors
+    ///
+    /// wadm does not answer.
+    pub async fn is_deployed(&self, manifest: &Manifest) -> Result<bool, WadmError> {
+        let known = self.versions(&manifest.metadata.name).await?;
+        Ok(known.iter().any(|known| known.deployed && known.version == manifest.version()))
+    }
+
     /// Deploys another version of a pipeline beside the one that runs, as a roll-out: what it is to go back to, and when,
     /// is written down first. Nothing is written where no version is deployed, or this one.
     ///
@@ -355,10 +369,14 @@ impl Applications {
         let known = self.versions(name).await?;
         let history = self.rollouts.history(name).await?;
         let is_named = |version: &str| history.iter().any(|r| r.from == version || r.to == version);
-        let mut images = BTreeSet::new();
-        for version in known.iter().filter(|v| v.deployed || is_named(&v.version)) {
+        let wanted = known.iter().filter(|v| v.deployed || is_named(&v.version));
+        let read = wanted.map(|version| async move {
             let manifest = self.wadm.get_manifest(name, Some(&version.version)).await;
-            let manifest = manifest.map_err(|e| self.error("read a version of", name, e))?;
+            manifest.map_err(|e| self.error("read a version of", name, e))
+        });
+        let mut manifests = futures::stream::iter(read).buffer_unordered(READING);
+        let mut images = BTreeSet::new();
+        while let Some(manifest) = manifests.try_next().await? {
             images.extend(stages::images(&manifest).map(str::to_owned));
         }
         Ok(images)

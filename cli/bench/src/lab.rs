@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 pub use millrace_platform::Sync;
-use millrace_platform::{Host, HostOptions, NatsOptions, NatsServer};
+use millrace_platform::{Host, HostOptions, LogLimits, NatsOptions, NatsServer};
 use tempfile::TempDir;
 
 /// The lattice of every measurement.
@@ -92,7 +92,8 @@ impl Lab {
             .prefix("millrace-bench-")
             .tempdir()
             .context("no temporary folder")?;
-        let options = NatsOptions { port: 0, dir: folder.path().join("nats"), sync };
+        let log = LogLimits::default();
+        let options = NatsOptions { port: 0, dir: folder.path().join("nats"), sync, log };
         let url = servers.nats.insert(NatsServer::start(&options).await?).url();
         let mut lab = Self { folder, url, host_id: None };
         if host {
@@ -103,6 +104,7 @@ impl Lab {
                 dir: lab.folder.path().join("host"),
                 arguments: Vec::new(),
                 through: Vec::new(),
+                log: Default::default(),
             };
             lab.host_id = servers.host.insert(Host::start(&options).await?).id();
         }

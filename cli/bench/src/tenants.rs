@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::mqtt::{self, Ends};
 use crate::report::Row;
@@ -41,9 +42,22 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) async fn measure(effort: Effort) -> anyhow::Result<Vec<Row>> {
     progress("tenants: added, in use, idle, suspended");
     let mut up = Up::start().await?;
-    let rows = up.measure(effort).await;
+    let rows = tokio::select! {
+        rows = up.measure(effort) => rows,
+        broken_off = broken_off() => broken_off.and_then(|()| bail!("broken off")),
+    };
     up.stop().await;
     rows
+}
+
+/// Ctrl-C, or whoever asks this program to end: the platform is in a process group of its own. It ends also with a program that was
+/// killed, but nobody removes its folder then.
+async fn broken_off() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => Ok(pressed?),
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 /// A running `millrace up --tenants`.
@@ -71,13 +85,11 @@ impl Up {
             .context("no temporary folder")?;
         let port = millrace_platform::free_port(0)?;
         let millrace = std::env::current_exe().context("this program has no path")?;
-        let mut process = Command::new(&millrace)
+        let mut process = millrace_platform::guarded(&millrace)
             .args(["up", "--tenants", "--json", "--nats-port", &port.to_string(), "--data"])
             .arg(folder.path())
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .process_group(0)
             .spawn()
             .context("could not start `millrace up --tenants`")?;
         let out = process.stdout.take().context("it has no output")?;
@@ -88,11 +100,7 @@ impl Up {
 
     /// Ends it in order, because its children would go on for a while.
     async fn stop(mut self) {
-        if let Some(pid) = self.process.id().and_then(|id| i32::try_from(id).ok())
-            && let Some(pid) = rustix::process::Pid::from_raw(pid)
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        }
+        drop(self.process.stdin.take());
         let _ = tokio::time::timeout(PATIENCE, self.process.wait()).await;
     }
 
@@ -108,6 +116,9 @@ impl Up {
             let begun = Instant::now();
             self.run(&["tenant", "add", &format!("idle-{number}")]).await?;
             took.push(begun.elapsed().as_secs_f64() * 1e3);
+            if (number + 1) % 50 == 0 {
+                progress(format_args!("tenants: {} of {count} added", number + 1));
+            }
         }
         let all = start.elapsed();
         let names: Vec<String> = (0..count).map(|number| format!("idle-{number}")).collect();
@@ -253,8 +264,19 @@ impl Up {
             let log = self.folder.path().join("hosts").join(name).join("host.log");
             std::fs::read_to_string(log).is_ok_and(|log| log.contains("host is up"))
         };
-        while !names.iter().all(is_up) {
-            ensure!(start.elapsed() < PATIENCE, "hosts of tenants did not start");
+        // Each log is read until it says so, and not again.
+        let mut left: Vec<&String> = names.iter().collect();
+        while let Some(first) = left.first() {
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "{} of {} hosts did not start, that of {first} among them",
+                left.len(),
+                names.len()
+            );
+            if is_up(first) {
+                left.retain(|name| !is_up(name));
+                continue;
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())

@@ -10,8 +10,9 @@ use millrace_access::Access;
 use rustix::process::Pid;
 use tokio::process::Command;
 
-use crate::process::Process;
-use crate::{PlatformError, find};
+use crate::memory::kill_all_of;
+use crate::process::{Process, Said};
+use crate::{LogLimits, PlatformError, find};
 
 /// How a host is started.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct HostOptions {
     pub arguments: Vec<String>,
     /// A program with arguments that becomes `millrace-host` (by `exec`) after it has done something for it; none as a rule.
     pub through: Vec<OsString>,
+    /// How much room its log may take.
+    pub log: LogLimits,
 }
 
 /// A running `millrace-host`.
@@ -72,6 +75,17 @@ impl Host {
     ///
     /// No `millrace-host`, or it ended or did not answer within 60 s.
     pub async fn start(options: &HostOptions) -> Result<Self, PlatformError> {
+        let mut host = Self::spawn(options)?;
+        host.ready(options).await?;
+        Ok(host)
+    }
+
+    /// Starts a host.
+    ///
+    /// # Errors
+    ///
+    /// No `millrace-host`, or its files cannot be written.
+    pub fn spawn(options: &HostOptions) -> Result<Self, PlatformError> {
         let program = find::host()?;
         let mut words =
             options.through.iter().map(OsString::as_os_str).chain([program.as_os_str()]);
@@ -95,6 +109,8 @@ impl Host {
             // And this is nothing for it.
             .env_remove("MILLRACE_PASSPHRASE")
             .args([
+                // A Ctrl-C at the terminal reaches this process alone, and hosts are ended in order.
+                "--own-session",
                 "--follow-parent",
                 "--nats-url",
                 &options.nats_url,
@@ -109,11 +125,10 @@ impl Host {
         if let Some(ca) = &options.access.tls_ca {
             command.arg("--tls-ca").arg(ca);
         }
-        let process =
-            Process::spawn("millrace-host", command, &dir.join("host.log"), Stdio::null())?;
-        let mut host = Self { process, unpacked };
-        host.ready(options).await?;
-        Ok(host)
+        let log = dir.join("host.log");
+        let said = Said::Bounded(&log, options.log);
+        let process = Process::spawn("millrace-host", command, said, Stdio::null())?;
+        Ok(Self { process, unpacked })
     }
 
     /// The process id, while it runs.
@@ -135,6 +150,15 @@ impl Host {
         self.process.kill().await;
     }
 
+    /// Kills the host with all that it has started, and waits until nothing of it is left. Nobody drains.
+    pub async fn kill_with_all(mut self) {
+        let id = self.process.id();
+        self.process.kill().await;
+        if let Some(id) = id {
+            kill_all_of(id).await;
+        }
+    }
+
     /// Waits until the host has ended by itself, which it should not.
     pub async fn ended_by_itself(&mut self) -> PlatformError {
         self.process.ended_by_itself().await
@@ -154,8 +178,13 @@ impl Host {
         }
     }
 
-    /// Asks wadm first, where it is to run, and then this host itself: another one of the lattice might answer for it.
-    async fn ready(&mut self, options: &HostOptions) -> Result<(), PlatformError> {
+    /// Waits until it answers: asks wadm first, where it is to run, and then this host itself, because another one of the
+    /// lattice might answer for it.
+    ///
+    /// # Errors
+    ///
+    /// It ended, or did not answer within 60 s.
+    pub async fn ready(&mut self, options: &HostOptions) -> Result<(), PlatformError> {
         let access = &options.access;
         let client = access
             .connect("millrace platform", &options.nats_url)

@@ -10,12 +10,17 @@
 
 pub mod find;
 mod host;
+mod log;
+mod memory;
 mod nats;
 mod process;
 mod time;
 
 pub use host::{Host, HostOptions};
+pub use log::LogLimits;
+pub use memory::{kill_all_of, memory_of};
 pub use nats::{Configured, NatsOptions, NatsServer, Sync, free_port};
+pub use process::guarded;
 pub use time::parse_time;
 
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use millrace_access::{Access, AccessError};
 
 use crate::process::Process;
-use crate::{PlatformError, find};
+use crate::{LogLimits, PlatformError, find};
 
 /// When JetStream writes through to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +28,8 @@ pub struct NatsOptions {
     pub dir: PathBuf,
     /// When JetStream writes through.
     pub sync: Sync,
+    /// How much room its log may take.
+    pub log: LogLimits,
 }
 
 /// A nats-server with a configuration that somebody else has written.
@@ -35,7 +37,7 @@ pub struct NatsOptions {
 pub struct Configured {
     /// TCP port on the loopback interface, as the configuration says.
     pub port: u16,
-    /// Folder for its log; made when missing.
+    /// Folder for its log, which the configuration names `nats.log`, and for what it says beside that; made when missing.
     pub dir: PathBuf,
     /// The configuration's file.
     pub config: PathBuf,
@@ -51,13 +53,16 @@ pub struct NatsServer {
     process: Process,
     executable: PathBuf,
     config: PathBuf,
-    log: PathBuf,
+    dir: PathBuf,
     pid_file: PathBuf,
     port: u16,
     access: Access,
     /// Whether the one who asks whether it answers has JetStream: a system account has none.
     jetstream: bool,
 }
+
+/// Name of its log in its folder.
+const LOG: &str = "nats.log";
 
 /// From start to the first answered connection. JetStream reads its files first.
 const READY: Duration = Duration::from_secs(30);
@@ -73,7 +78,7 @@ impl NatsServer {
         let dir = options.dir.clone();
         make(&dir)?;
         let (config, pid_file) = (dir.join("nats.conf"), dir.join("nats.pid"));
-        std::fs::write(&config, configuration(port, &dir, &pid_file, options.sync))
+        std::fs::write(&config, configuration(port, &dir, &pid_file, options))
             .map_err(PlatformError::io(format!("write {}", config.display())))?;
         let access = Access::default();
         Self::run(Configured { port, dir, config, pid_file, access }, true).await
@@ -93,10 +98,9 @@ impl NatsServer {
     async fn run(options: Configured, jetstream: bool) -> Result<Self, PlatformError> {
         let Configured { port, dir, config, pid_file, access } = options;
         let executable = find::nats_server()?;
-        let log = dir.join("nats.log");
-        let process = spawn(&executable, &config, &log)?;
+        let process = spawn(&executable, &config, &dir)?;
         let mut server =
-            Self { process, executable, config, log, pid_file, port, access, jetstream };
+            Self { process, executable, config, dir, pid_file, port, access, jetstream };
         server.ready().await?;
         Ok(server)
     }
@@ -109,9 +113,7 @@ impl NatsServer {
 
     /// Kills the server as a crash would (`kill -9`); [`NatsServer::restart`] starts it again on the same files.
     pub async fn kill(&mut self) {
-        let pid =
-            std::fs::read_to_string(&self.pid_file).ok().and_then(|t| t.trim().parse::<i32>().ok());
-        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) = pid_in(&self.pid_file) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
         self.process.ended_by_itself().await;
@@ -123,8 +125,22 @@ impl NatsServer {
     ///
     /// As [`NatsServer::start`].
     pub async fn restart(&mut self) -> Result<(), PlatformError> {
-        self.process = spawn(&self.executable, &self.config, &self.log)?;
+        self.process = spawn(&self.executable, &self.config, &self.dir)?;
         self.ready().await
+    }
+
+    /// The file with its process id.
+    #[must_use]
+    pub fn pid_file(&self) -> &Path {
+        &self.pid_file
+    }
+
+    /// Has the server with this process id file read its configuration and certificates anew; connections stay
+    /// (<https://docs.nats.io/running-a-nats-service/nats_admin/signals>).
+    pub fn reload(pid_file: &Path) {
+        if let Some(pid) = pid_in(pid_file) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::HUP);
+        }
     }
 
     /// Waits until the server has ended by itself, which it should not.
@@ -163,12 +179,16 @@ fn make(dir: &Path) -> Result<(), PlatformError> {
     std::fs::create_dir_all(dir).map_err(PlatformError::io(format!("make {}", dir.display())))
 }
 
-fn spawn(executable: &Path, config: &Path, log: &Path) -> Result<Process, PlatformError> {
-    Process::spawn_guarded("nats-server", executable, &["-c".as_ref(), config.as_os_str()], log)
+/// The server writes its log, and bounds it, by itself. What it says before that, and what it says when it crashes, is in a file
+/// of its own.
+fn spawn(executable: &Path, config: &Path, dir: &Path) -> Result<Process, PlatformError> {
+    let (log, beside) = (dir.join(LOG), dir.join("nats-stderr.log"));
+    let arguments = ["-c".as_ref(), config.as_os_str()];
+    Process::spawn_guarded("nats-server", executable, &arguments, &log, &beside)
 }
 
-fn configuration(port: u16, dir: &Path, pid_file: &Path, sync: Sync) -> String {
-    let sync = match sync {
+fn configuration(port: u16, dir: &Path, pid_file: &Path, options: &NatsOptions) -> String {
+    let sync = match options.sync {
         Sync::Always => "always",
         Sync::Interval => "2m",
     };
@@ -178,7 +198,11 @@ fn configuration(port: u16, dir: &Path, pid_file: &Path, sync: Sync) -> String {
          listen: \"127.0.0.1:{port}\"\n\
          server_name: \"millrace-{port}\"\n\
          pid_file: {pid_file:?}\n\
+         log_file: {:?}\nlogfile_size_limit: {}\nlogfile_max_num: {}\n\
          jetstream {{\n  store_dir: {:?}\n  sync_interval: {sync}\n}}\n",
+        dir.join(LOG),
+        options.log.bytes,
+        options.log.files,
         dir.join("jetstream")
     )
 }
@@ -194,4 +218,9 @@ pub fn free_port(port: u16) -> Result<u16, PlatformError> {
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
         .map_err(|_| PlatformError::PortTaken { port })
+}
+
+fn pid_in(file: &Path) -> Option<rustix::process::Pid> {
+    let text = std::fs::read_to_string(file).ok()?;
+    rustix::process::Pid::from_raw(text.trim().parse().ok()?)
 }

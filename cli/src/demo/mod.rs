@@ -19,7 +19,7 @@ use futures::TryStreamExt as _;
 use machine::{Published, Readings};
 use millrace_lattice_config::tenants::Limits;
 use millrace_pipeline::{Document, Plan};
-use millrace_platform::{Host, NatsServer, Sync, find, free_port};
+use millrace_platform::{Host, LogLimits, NatsServer, Sync, find, free_port};
 use millrace_wadm::Applications;
 use pump::Pump;
 use serde::Serialize;
@@ -189,8 +189,8 @@ async fn two_tenants(
     platform: &mut Platform,
 ) -> anyhow::Result<[Tenant; 2]> {
     let port = free_port(0)?;
-    let Installation { nats, nats_url, tls_ca, tenants } =
-        Installation::start(ui, folder, port, Sync::Always, &[]).await?;
+    let Installation { nats, nats_url, tls_ca, tenants, .. } =
+        Installation::start(ui, folder, port, Sync::Always, LogLimits::default(), &[]).await?;
     platform.nats = Some(nats);
     // Its tenants are this user's own.
     let confined = millrace_confine::possible().is_ok();
@@ -200,6 +200,8 @@ async fn two_tenants(
         dir: hosts::folder(folder),
         arguments: Vec::new(),
         confined,
+        max_memory_mib: hosts::default_memory_mib(),
+        log: LogLimits::default(),
     };
     let mut started = Vec::new();
     for name in TENANTS {

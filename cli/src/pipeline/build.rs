@@ -102,9 +102,12 @@ pub(crate) async fn stored(
         artifacts.insert(stage.name.clone(), Artifact { image: image.to_string(), digest });
     }
     let pipeline = millrace_wadm::manifest(plan, &artifacts)?;
-    let providers =
-        provider_names(plan).into_iter().map(provider).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Deployment { providers, pipeline })
+    Ok(Deployment { providers: providers(plan)?, pipeline })
+}
+
+/// The manifests of the providers that a pipeline uses, as every installation of this release has them.
+pub(crate) fn providers(plan: &Plan) -> anyhow::Result<Vec<Manifest>> {
+    provider_names(plan).into_iter().map(provider).collect()
 }
 
 /// Removes from the lattice's store what no version needs that this pipeline may be taken back to. That it could not be

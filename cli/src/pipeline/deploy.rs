@@ -63,7 +63,9 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let nats = lattice.connect().await?;
     let applications = Applications::new(nats.clone(), lattice.name());
-    // First: it may be what makes room for the new ones.
+    let providers = build::providers(plan)?;
+    provider::can_run(ui, &nats, &applications, lattice.name(), &providers).await?;
+    // Before anything is put: it may be what makes room for the new ones.
     build::tidy(&nats, &applications, lattice.name(), &plan.pipeline).await;
     ui.step(format!("composing {} stages", plan.stages.len()));
     let deployment = build::stored(&nats, lattice.name(), plan).await?;
@@ -103,9 +105,18 @@ pub(crate) async fn run(
         Some(_) => until_answered(|| applications.status(&plan.pipeline)).await?,
         None => {
             let mut waiting = Waiting::default();
-            applications
+            let status = applications
                 .wait_running(&plan.pipeline, judging.timeout, |s| waiting.tell(ui, s.missing()))
-                .await?
+                .await?;
+            // What runs may be what somebody else has deployed at the same time.
+            let is_own = until_answered(|| applications.is_deployed(&deployment.pipeline)).await?;
+            anyhow::ensure!(
+                is_own,
+                "another version of {} was deployed meanwhile, and has replaced version {}; `millrace pipeline status {0}` shows it",
+                plan.pipeline,
+                deployed.version
+            );
+            status
         }
     };
     if ui.json {

@@ -179,7 +179,7 @@ fn outside(
 
 /// Where the settings of a link lead to. They hold no secrets, only the names of files with them.
 fn address(settings: &BTreeMap<String, String>) -> String {
-    let named = settings.get("url").or_else(|| settings.get("brokers"));
+    let named = ["url", "brokers", "listen"].into_iter().find_map(|name| settings.get(name));
     named.cloned().unwrap_or_else(|| "this machine".to_owned())
 }
 

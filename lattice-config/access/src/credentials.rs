@@ -20,6 +20,9 @@ const FILE_MAX: u64 = 256 << 10;
 /// What a tag of a user begins with that names the lattice of its tenant.
 const LATTICE: &str = "lattice:";
 
+/// What a tag begins with that names the key which signs the platform's entries of the audit log.
+const AUDIT: &str = "audit:";
+
 /// What a tag begins with that names the prefix of the user's inboxes: where answers to its requests go.
 const INBOX: &str = "inbox:";
 
@@ -126,6 +129,12 @@ impl Credentials {
         self.claims.nats.tags.iter().find_map(|tag| tag.strip_prefix(LATTICE))
     }
 
+    /// The public key that signs what the platform writes into the lattice's audit log, where the JWT has a tag `audit:KEY`.
+    #[must_use]
+    pub fn audit_signer(&self) -> Option<&str> {
+        self.claims.nats.tags.iter().find_map(|tag| tag.strip_prefix(AUDIT))
+    }
+
     /// What the user's inboxes begin with, where its JWT has a tag `inbox:PREFIX`: it may listen to no others. One word of
     /// letters, digits, `_` and `-`; anything else is passed over.
     #[must_use]
@@ -182,13 +191,13 @@ mod tests {
     #[test]
     fn a_file_is_read_and_says_whose_it_is() {
         let key = KeyPair::new_user();
-        let claims =
-            r#"{"name":"acme-operator","exp":1700000000,"nats":{"tags":["x","lattice:acme"]}}"#;
+        let claims = r#"{"name":"acme-operator","exp":1700000000,"nats":{"tags":["x","lattice:acme","audit:OK"]}}"#;
         let text = file(claims, &key.seed().unwrap());
         for text in [text.clone(), text.replace('\n', "\r\n")] {
             let read = Credentials::parse(&text).unwrap();
             assert_eq!(read.key().public_key(), key.public_key());
             assert_eq!((read.name(), read.lattice()), ("acme-operator", Some("acme")));
+            assert_eq!(read.audit_signer(), Some("OK"));
             assert_eq!(read.valid(), (None, Some(1_700_000_000)));
             assert!(!format!("{read:?}").contains(&key.seed().unwrap()), "{read:?}");
             assert_eq!(read.inbox(), None);

@@ -15,6 +15,7 @@
 //! An artifact that no pipeline uses is removed, and so is what is left of one that was put or removed in part
 //! ([`Store::keep`]).
 
+pub mod installed;
 mod reference;
 
 use std::collections::BTreeSet;

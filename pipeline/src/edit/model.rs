@@ -392,9 +392,9 @@ fn is_structured(path: &[&str]) -> bool {
         ["binding", "sources", _, connector, key] => {
             registry::connector(connector).is_some_and(|known| has(&known.source, key))
         }
-        ["binding", "sinks", _, connector, key] => {
-            registry::connector(connector).is_some_and(|known| has(&known.sink, key))
-        }
+        ["binding", "sinks", _, connector, key] => registry::connector(connector)
+            .and_then(|known| known.sink.as_ref())
+            .is_some_and(|sink| has(sink, key)),
         ["rollout", key] => has(&registry::ROLLOUT, key),
         ["steps", _, "window", key] => has(&registry::WINDOW, key),
         ["steps", _, kind, key] => {

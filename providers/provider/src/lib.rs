@@ -102,7 +102,7 @@ pub trait Connector: Send + Sync + Sized + 'static {
     fn source(&self, link: &Link, config: &Config) -> Result<Sourced, FieldError>;
 
     /// The sink of a link from a stage to this provider. `dead` takes messages
-    /// that the sink can never write.
+    /// that the sink can never write. A connector that only reads has none.
     ///
     /// # Errors
     ///
@@ -112,7 +112,10 @@ pub trait Connector: Send + Sync + Sized + 'static {
         link: &Arc<Link>,
         config: &Config,
         dead: &Arc<dyn DeadLetters>,
-    ) -> Result<Arc<dyn Sink>, FieldError>;
+    ) -> Result<Arc<dyn Sink>, FieldError> {
+        let _ = (link, config, dead);
+        Err(FieldError::invalid("connector", Self::NAME, "cannot be a sink: it only reads"))
+    }
 
     /// Tries the connection of a source, for a dry run, and tells what the
     /// other side says. No message is taken, and nothing is left behind there.

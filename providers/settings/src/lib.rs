@@ -17,6 +17,8 @@ pub mod delivery;
 pub mod edge;
 pub mod flat;
 pub mod gpio;
+pub mod http;
+mod http_values;
 pub mod kafka;
 pub mod kafka_values;
 mod list;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use schemars::{Schema, SchemaGenerator};
 
 use crate::flat::{self, FieldError, Flat};
-use crate::{Settings, edge, gpio, kafka, modbus, mqtt};
+use crate::{Settings, edge, gpio, http, kafka, modbus, mqtt};
 
 /// One connector.
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +17,8 @@ pub struct Connector {
     pub title: &'static str,
     /// Settings when it reads.
     pub source: Kind,
-    /// Settings when it writes.
-    pub sink: Kind,
+    /// Settings when it writes. Absent where it only reads.
+    pub sink: Option<Kind>,
     /// The setting that names this client to the outside. Two clients of one
     /// `identity_scope` must not share it. Empty when there is none.
     pub identity: &'static str,
@@ -46,6 +46,13 @@ pub struct Kind {
     pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
+impl Connector {
+    /// Its settings as a source and, where it has them, as a sink.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        std::iter::once(self.source).chain(self.sink)
+    }
+}
+
 impl Kind {
     const fn of<T: Settings>() -> Self {
         Self {
@@ -64,7 +71,7 @@ pub const CONNECTORS: &[Connector] = &[
         name: "kafka",
         title: "Kafka cluster",
         source: Kind::of::<kafka::SourceSettings>(),
-        sink: Kind::of::<kafka::SinkSettings>(),
+        sink: Some(Kind::of::<kafka::SinkSettings>()),
         // Clients may share a client identifier, and are meant to share a group.
         identity: "",
         identity_scope: "",
@@ -73,7 +80,7 @@ pub const CONNECTORS: &[Connector] = &[
         name: "modbus",
         title: "Modbus devices",
         source: Kind::of::<modbus::SourceSettings>(),
-        sink: Kind::of::<modbus::SinkSettings>(),
+        sink: Some(Kind::of::<modbus::SinkSettings>()),
         // A Modbus client has no name.
         identity: "",
         identity_scope: "",
@@ -82,7 +89,7 @@ pub const CONNECTORS: &[Connector] = &[
         name: "mqtt",
         title: "MQTT broker",
         source: Kind::of::<mqtt::SourceSettings>(),
-        sink: Kind::of::<mqtt::SinkSettings>(),
+        sink: Some(Kind::of::<mqtt::SinkSettings>()),
         identity: "client-id",
         identity_scope: "url",
     },
@@ -92,7 +99,17 @@ pub const CONNECTORS: &[Connector] = &[
         name: "gpio",
         title: "GPIO lines",
         source: Kind::of::<gpio::SourceSettings>(),
-        sink: Kind::of::<gpio::SinkSettings>(),
+        sink: Some(Kind::of::<gpio::SinkSettings>()),
+        identity: "",
+        identity_scope: "",
+    },
+    // Two links that want one path are told apart by the server: the second
+    // is refused, and its status says who has the path.
+    Connector {
+        name: "http",
+        title: "HTTP server",
+        source: Kind::of::<http::SourceSettings>(),
+        sink: None,
         identity: "",
         identity_scope: "",
     },

@@ -195,7 +195,7 @@ proptest! {
         field in "brokers|topics|topic|start|partitions|group", text in "\\PC{0,20}|[\\[\\]\",0-9{}a-z:-]{0,20}",
     ) {
         let connector = registry::connector("kafka").unwrap();
-        for (kind, start) in [(connector.source, source(&[])), (connector.sink, sink(&[]))] {
+        for (kind, start) in [(connector.source, source(&[])), (connector.sink.unwrap(), sink(&[]))] {
             let mut all = start;
             all.insert(field.clone(), text.clone());
             prop_assert_eq!((kind.check)(&all).is_empty(), (kind.complete)(&all).is_ok());

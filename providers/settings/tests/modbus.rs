@@ -207,7 +207,7 @@ fn every_error_is_found_at_once() {
 fn the_connector_is_registered() {
     let modbus = registry::connector("modbus").unwrap();
     assert!((modbus.source.structured)().contains("fields"));
-    assert!((modbus.sink.structured)().contains("fields"));
+    assert!((modbus.sink.unwrap().structured)().contains("fields"));
     let complete = (modbus.source.complete)(&map(&[])).unwrap();
     assert_eq!(complete["interval"], "1s");
     assert!((modbus.source.check)(&complete).is_empty());

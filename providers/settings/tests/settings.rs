@@ -224,7 +224,7 @@ fn delivery_has_no_name_in_common_with_what_it_stands_beside() {
         }
     }
     for connector in registry::CONNECTORS {
-        for kind in [connector.source, connector.sink] {
+        for kind in connector.kinds() {
             assert!(link.iter().all(|key| !(kind.fields)().contains(key)));
             for setting in [connector.identity, connector.identity_scope] {
                 assert!(setting.is_empty() || (kind.fields)().contains(&setting));
@@ -497,7 +497,7 @@ proptest! {
     #[test]
     fn any_map_is_read_without_a_panic(map in proptest::collection::btree_map("[a-z-]{1,12}|url|topic|qos|linger", "\\PC{0,20}", 0..8)) {
         for connector in registry::CONNECTORS {
-            for kind in [connector.source, connector.sink, registry::EDGE, registry::DELIVERY] {
+            for kind in connector.kinds().chain([registry::EDGE, registry::DELIVERY]) {
                 prop_assert_eq!((kind.check)(&map).is_empty(), (kind.complete)(&map).is_ok());
             }
         }

@@ -289,6 +289,7 @@ impl Plant {
             dir: self.folder.path().join(name),
             arguments: vec![without.to_owned()],
             through,
+            log: Default::default(),
         };
         Ok(Host::start(&options).await?)
     }

@@ -16,6 +16,7 @@ mod modbus;
 mod mosquitto;
 mod nats;
 mod process;
+mod programs;
 mod web;
 
 pub use certificates::{Authority, Identity, Validity};
@@ -25,6 +26,7 @@ pub use machine::{MachineOptions, NatsMachine};
 pub use modbus::{ModbusSlave, SerialPair, SlaveMode, SlaveUnit};
 pub use mosquitto::{Mosquitto, mosquitto_password};
 pub use nats::{NatsOptions, NatsServer};
+pub use programs::{schemathesis, wash};
 pub use web::WebServer;
 
 use std::collections::hash_map::RandomState;

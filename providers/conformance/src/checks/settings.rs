@@ -136,12 +136,12 @@ fn halves<P: Peer>(peer: &P) -> Result<Vec<(Role, Kind)>> {
         .with_context(|| format!("{} is not in the registry of settings", P::CONNECTOR))?;
     let abilities = peer.abilities();
     Ok([
-        (Role::Source, connector.source, abilities.source),
+        (Role::Source, Some(connector.source), abilities.source),
         (Role::Sink, connector.sink, abilities.sink),
     ]
     .into_iter()
     .filter(|(_, _, ability)| *ability == Ability::Yes)
-    .map(|(role, kind, _)| (role, kind))
+    .filter_map(|(role, kind, _)| Some((role, kind?)))
     .collect())
 }
 
