@@ -41,6 +41,7 @@ pub(crate) async fn run(ui: Ui) -> anyhow::Result<ExitCode> {
         patches(),
         mosquitto(),
         pymodbus(),
+        schemathesis(),
         socat(),
         faketime(),
         iproute(),
@@ -253,16 +254,23 @@ fn mosquitto() -> Check {
     check("mosquitto", "test", found, "scripts/setup mosquitto")
 }
 
-/// In a virtual environment of its own, where set-up puts it.
 fn pymodbus() -> Check {
-    let python = find::tools().join("pymodbus/bin/python3");
     let version = ["-c", "import pymodbus, serial; print('pymodbus', pymodbus.__version__)"];
-    let found =
-        first_line(&python, &version).and_then(|line| match line.strip_prefix("pymodbus ") {
-            Some(_) => Ok(format!("{line} ({})", python.display())),
-            None => Err(format!("no pymodbus in {}", python.display())),
-        });
-    check("pymodbus", "test", found, "scripts/setup pymodbus")
+    python_package("pymodbus", "python3", &version)
+}
+
+fn schemathesis() -> Check {
+    python_package("schemathesis", "schemathesis", &["--version"])
+}
+
+/// A package in a virtual environment of its own, where set-up puts it; its first line begins with its name.
+fn python_package(name: &'static str, program: &str, version: &[&str]) -> Check {
+    let program = find::tools().join(name).join("bin").join(program);
+    let found = first_line(&program, version).and_then(|line| match line.starts_with(name) {
+        true => Ok(format!("{line} ({})", program.display())),
+        false => Err(format!("no {name} in {}", program.display())),
+    });
+    check(name, "test", found, &format!("scripts/setup {name}"))
 }
 
 fn socat() -> Check {
