@@ -3,8 +3,7 @@
 
 use anyhow::Context as _;
 use rustix::process::{
-    Resource, Rlimit, getpid, getpriority_process, getrlimit, getsid, setpriority_process,
-    setrlimit,
+    Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit,
 };
 
 /// A host's place among the machine's processes.
@@ -29,7 +28,7 @@ pub(crate) struct Share {
 impl Share {
     /// Takes this place. Once more it changes nothing.
     pub(crate) fn take(&self) -> anyhow::Result<()> {
-        if self.own_session && getsid(None).ok() != Some(getpid()) {
+        if self.own_session && !leads_its_session() {
             // A shell at a terminal has made it the first of a process group, which cannot leave its session.
             if let Err(error) = rustix::process::setsid() {
                 eprintln!("millrace-host: no session of its own: {error}");
@@ -60,5 +59,34 @@ impl Share {
             setrlimit(Resource::Fsize, limit).context("--max-file-mib")?;
         }
         Ok(())
+    }
+}
+
+/// Whether this process is the first of its session. Read from `/proc`, because `getsid(2)` answers 0 for a session that was begun
+/// outside of this process's PID namespace, as in a container, and rustix takes that for a process's number, and panics.
+fn leads_its_session() -> bool {
+    std::fs::read_to_string("/proc/self/stat").is_ok_and(|stat| leads(&stat))
+}
+
+/// The same of a line of `/proc/PID/stat` (proc_pid_stat(5)): the number of the process, its name in parentheses, which may have spaces
+/// and parentheses, then its state, its parent, its group and its session.
+fn leads(stat: &str) -> bool {
+    let number = stat.split_whitespace().next();
+    let session = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(3));
+    number.is_some() && number == session
+}
+
+#[cfg(test)]
+mod tests {
+    use super::leads;
+
+    #[test]
+    fn the_first_of_a_session_is_known_by_its_line() {
+        assert!(leads("42 (millrace-host) R 1 42 42 0 -1 4194304"));
+        assert!(!leads("42 (millrace-host) R 1 42 7 0 -1 4194304"));
+        assert!(leads("42 (a) 7 (b c) R 1 42 42 0 -1 4194304"));
+        // Begun outside of this PID namespace.
+        assert!(!leads("1 (millrace-host) R 0 0 0 0 -1 4194304"));
+        assert!(!leads(""));
     }
 }

@@ -11,7 +11,7 @@
 //! - [`resolver`]: accounts pushed to a running server, and taken from it.
 //! - [`tenants`]: records and provisioning.
 //! - [`audit`]: a tenant's audit log in pages; [`journal`]: what was refused before it came to a tenant.
-//! - [`tokens`]: who may use the control API.
+//! - [`tokens`]: who may use the control API; [`drafts`]: what they are at work on.
 //! - [`class`] and [`join`]: what a host may use, and further hosts on other machines.
 //!
 //! docs/tenants.md describes it for those who operate it.
@@ -19,6 +19,7 @@
 pub mod audit;
 pub mod ca;
 pub mod class;
+pub mod drafts;
 mod files;
 pub mod home;
 pub mod join;

@@ -46,16 +46,22 @@ pub enum NameError {
 ///
 /// When it cannot be a tenant's name.
 pub fn check(name: &str) -> Result<(), NameError> {
-    let mut characters = name.chars();
-    let first = characters.next().is_some_and(|c| c.is_ascii_lowercase());
-    let rest = characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-    if !first || !rest || name.len() > MAX_LENGTH {
+    if !has_form(name) {
         return Err(NameError::Form(name.chars().take(80).collect()));
     }
     if RESERVED.contains(&name) {
         return Err(NameError::Reserved(name.to_owned()));
     }
     Ok(())
+}
+
+/// Whether it has the form of a name: also of a pipeline's, where none is reserved.
+#[must_use]
+pub fn has_form(name: &str) -> bool {
+    let mut characters = name.chars();
+    let first = characters.next().is_some_and(|c| c.is_ascii_lowercase());
+    let rest = characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    first && rest && name.len() <= MAX_LENGTH
 }
 
 #[cfg(test)]

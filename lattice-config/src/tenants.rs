@@ -547,7 +547,7 @@ impl Tenants {
         self
     }
 
-    fn now(&self) -> i64 {
+    pub(crate) fn now(&self) -> i64 {
         (self.clock)()
     }
 
