@@ -68,13 +68,17 @@ pub(crate) enum TokenCommand {
     },
 }
 
-/// What a token is for.
+/// What a token is for: each may what those before it may.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Role {
-    /// Changing, and looking.
-    Admin,
-    /// Looking.
+    /// Looking, but not at payloads of messages.
     Viewer,
+    /// Running what is there.
+    Operator,
+    /// Making pipelines.
+    Author,
+    /// Tenants, their limits and credentials.
+    Admin,
 }
 
 pub(crate) fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
@@ -82,14 +86,20 @@ pub(crate) fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
     match command {
         TokenCommand::Add { name, role, tenant, ttl, options } => {
             let role = match role {
-                Role::Admin => Access::Admin,
                 Role::Viewer => Access::Viewer,
+                Role::Operator => Access::Operator,
+                Role::Author => Access::Author,
+                Role::Admin => Access::Admin,
             };
             let seconds = ttl.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
             let home = open_home(options.data)?;
             let (token, text) = Tokens::new(&home).add(&name, role, tenant.as_deref(), seconds)?;
             let tenants = tenant.as_deref().unwrap_or("all tenants");
-            audit::note_platform(&home, "token.add", &format!("{name} {role:?} {tenants}"))?;
+            audit::note_platform(
+                &home,
+                "token.add",
+                &format!("{name} {} {tenants}", role.as_str()),
+            )?;
             if ui.json {
                 return ui.json(&serde_json::json!({ "about": shown(&token), "token": text }));
             }
@@ -103,15 +113,12 @@ pub(crate) fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             }
             for token in &all {
                 let tenant = token.tenant.as_deref().unwrap_or("all tenants");
-                let role = match token.role {
-                    Access::Admin => "admin ",
-                    Access::Viewer => "viewer",
-                };
+                let role = token.role.as_str();
                 let end = match token.expires {
                     0 => String::new(),
                     at => format!("  until {}", date(at)),
                 };
-                ui.line(format!("{:<20} {role}  {tenant}{end}", token.name));
+                ui.line(format!("{:<20} {role:<8}  {tenant}{end}", token.name));
             }
         }
         TokenCommand::Revoke { name, options } => {

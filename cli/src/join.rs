@@ -10,6 +10,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use async_nats::connection::State;
+use millrace_access::{Access, AccessError};
+use millrace_lattice_config::Role;
 use millrace_lattice_config::join::{Joining, NewHost, ROLES, TOKEN_MAX};
 use millrace_lattice_config::{Lock, class};
 use millrace_platform::{find, kill_all_of};
@@ -26,6 +29,15 @@ const FOLDER: &str = "joined";
 
 /// What it needs, in its folder: the content of the token.
 const JOINING: &str = "host.json";
+
+/// The certificates of the platform's authority, in its folder.
+const AUTHORITY: &str = "ca.pem";
+
+/// How often it is looked whether the connection that tells of refusals is there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Between two attempts to connect.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// A host first lets its providers drain.
 const STOP: Duration = Duration::from_secs(30);
@@ -257,17 +269,52 @@ async fn join(ui: Ui, folder: &Path, token: Option<&str>, unconfined: bool) -> a
     if unconfined {
         ui.warn("the host is not confined: who deploys in its lattice can read this user's files");
     }
-    let mut child = start(folder, &joining, unconfined)?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut told = async move || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    loop {
+        let child = start(folder, &joining, unconfined)?;
+        let access = Access {
+            creds: Some(creds_file(folder, Role::HostControl)),
+            tls_ca: Some(folder.join(AUTHORITY)),
+        };
+        if attend(ui, child, &joining, &access, &mut told).await? {
+            return Ok(());
+        }
+        ui.warn(format!(
+            "{} refuses host {}: it was removed, or {} is suspended. The host is ended, and starts again when it is taken; \
+             `millrace host leave` ends that",
+            joining.url, joining.host, joining.lattice
+        ));
+        tokio::select! {
+            () = told() => return Ok(()),
+            () = taken(&access, &joining.url) => ui.step(format!("{} is taken again", joining.host)),
+        }
+    }
+}
+
+/// Looks after a running host until it is told to end it, or the platform refuses the host's users, and ends it then. Answers
+/// whether it was told to.
+async fn attend(
+    ui: Ui,
+    mut child: tokio::process::Child,
+    joining: &Joining,
+    access: &Access,
+    told: &mut impl AsyncFnMut(),
+) -> anyhow::Result<bool> {
     let memory = Memory::default();
     let looking = tokio::spawn(memory.clone().look());
     let max_mib = joining.class.max_host_memory_mib.unwrap_or_else(hosts::default_memory_mib);
     let id = child.id();
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let ended = tokio::select! {
-        ended = child.wait() => Some(ended?),
-        _ = interrupt.recv() => None,
-        _ = terminate.recv() => None,
+    let is_told = tokio::select! {
+        ended = child.wait() => bail!("the host ended by itself ({}); what it said is above", ended?),
+        () = told() => true,
+        () = refused(access, &joining.url) => false,
         held = memory.exceeded(id, max_mib) => {
             child.kill().await?;
             if let Some(id) = id {
@@ -277,9 +324,6 @@ async fn join(ui: Ui, folder: &Path, token: Option<&str>, unconfined: bool) -> a
         }
     };
     looking.abort();
-    if let Some(ended) = ended {
-        bail!("the host ended by itself ({ended}); what it said is above");
-    }
     ui.step("ending");
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
         let _ = kill_process(pid, Signal::TERM);
@@ -287,7 +331,40 @@ async fn join(ui: Ui, folder: &Path, token: Option<&str>, unconfined: bool) -> a
     if tokio::time::timeout(STOP, child.wait()).await.is_err() {
         child.kill().await?;
     }
-    Ok(())
+    Ok(is_told)
+}
+
+/// Comes back when the platform refuses the host's users, twice: a server that starts may not have all accounts yet. One that does
+/// not answer refuses nobody.
+async fn refused(access: &Access, url: &str) {
+    let mut count = 0;
+    while count < 2 {
+        match access.connect("millrace host join", url).await {
+            Ok(connection) => {
+                count = 0;
+                while connection.connection_state() == State::Connected {
+                    tokio::time::sleep(LOOK).await;
+                }
+                // At once: it has just been cut.
+                continue;
+            }
+            Err(AccessError::Refused { .. } | AccessError::Expired { .. }) => count += 1,
+            Err(_) => count = 0,
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Comes back when the platform takes the host's users.
+async fn taken(access: &Access, url: &str) {
+    while access.connect("millrace host join", url).await.is_err() {
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// The file of credentials of one of the host's users.
+fn creds_file(folder: &Path, role: Role) -> PathBuf {
+    folder.join("creds").join(format!("{role}.creds"))
 }
 
 /// Starts the host that was joined.
@@ -302,15 +379,14 @@ fn start(
     for name in ["tmp", "files", "creds"] {
         private(&path(name))?;
     }
-    write(&path("ca.pem"), joining.authority.as_bytes())?;
+    write(&path(AUTHORITY), joining.authority.as_bytes())?;
     for role in ROLES {
         let text = joining.credentials.get(role.as_str()).context("credentials are missing")?;
-        write(&path("creds").join(format!("{role}.creds")), text.as_bytes())?;
+        write(&creds_file(folder, role), text.as_bytes())?;
     }
     let option = |name: &str, value: &Path| format!("--{name}={}", value.display());
-    let creds = |part: &str, role: &str| {
-        option(&format!("{part}-creds"), &path("creds").join(format!("{role}.creds")))
-    };
+    let creds =
+        |part: &str, role: Role| option(&format!("{part}-creds"), &creds_file(folder, role));
     let mut arguments = vec![
         "--follow-parent".to_owned(),
         "--no-wadm".to_owned(),
@@ -322,10 +398,10 @@ fn start(
         format!("--label=host={}", joining.host),
         option("identity", &path("host.seed")),
         option("artifacts", &path("artifacts")),
-        option("tls-ca", &path("ca.pem")),
-        creds("ctl", "host-control"),
-        creds("rpc", "host-rpc"),
-        creds("provider", "provider"),
+        option("tls-ca", &path(AUTHORITY)),
+        creds("ctl", Role::HostControl),
+        creds("rpc", Role::HostRpc),
+        creds("provider", Role::Provider),
     ];
     arguments.extend(joining.labels.iter().map(|(name, value)| format!("--label={name}={value}")));
     arguments.extend(hosts::share());
@@ -366,7 +442,7 @@ fn leave(ui: Ui, folder: &Path) -> anyhow::Result<()> {
         gone(std::fs::remove_dir_all(folder.join(name)), folder)?;
     }
     // The last is what says that this machine has joined.
-    for name in ["ca.pem", "host.seed", "lock", JOINING] {
+    for name in [AUTHORITY, "host.seed", "lock", JOINING] {
         gone(std::fs::remove_file(folder.join(name)), folder)?;
     }
     // What the operator put there stays.

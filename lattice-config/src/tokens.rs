@@ -57,14 +57,31 @@ pub enum TokenError {
     File(#[from] FileError),
 }
 
-/// What a token is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What a token is for: each may what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
-    /// Changing, and looking.
-    Admin,
-    /// Looking.
+    /// Looking, but not at payloads of messages.
     Viewer,
+    /// Running what is there.
+    Operator,
+    /// Making pipelines.
+    Author,
+    /// Tenants, their limits and credentials.
+    Admin,
+}
+
+impl Access {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Author => "author",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// A token, as it is kept.
@@ -198,6 +215,16 @@ impl Tokens {
         Ok(found.filter(|token| token.expires == 0 || token.expires > now))
     }
 
+    /// Whether a token that was found before still counts. One that was made anew under its name is another.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn is_good(&self, token: &Token) -> Result<bool, TokenError> {
+        let is_ended = token.expires != 0 && token.expires <= (self.clock)();
+        Ok(!is_ended && self.list()?.contains(token))
+    }
+
     fn path(&self) -> PathBuf {
         self.home.root().join("api-tokens.json")
     }
@@ -239,9 +266,16 @@ mod tests {
         assert_eq!(tokens.find(&hash(&text)).unwrap(), None);
         let later = tokens.clone().with_clock(|| crate::now() + 61);
         assert_eq!(later.find(&other).unwrap(), None);
-        assert!(later.find(&text).unwrap().is_some());
+        let admin = later.find(&text).unwrap().unwrap();
+        let short = tokens.find(&other).unwrap().unwrap();
+        assert!(tokens.is_good(&short).unwrap() && !later.is_good(&short).unwrap());
+        assert!(later.is_good(&admin).unwrap());
         tokens.revoke("ci").unwrap();
         assert_eq!(tokens.find(&text).unwrap(), None);
+        assert!(!tokens.is_good(&admin).unwrap());
+        tokens.add("ci", Access::Admin, None, None).unwrap();
+        assert!(!tokens.is_good(&admin).unwrap(), "another of its name");
+        tokens.revoke("ci").unwrap();
         assert!(matches!(tokens.revoke("ci"), Err(TokenError::Unknown(_))));
     }
 

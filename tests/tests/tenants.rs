@@ -780,6 +780,14 @@ impl Joined {
         Self { process, data: data.to_owned() }
     }
 
+    /// How many hosts it runs now.
+    fn hosts(&self) -> usize {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let children = threads.flatten().map(|thread| thread.path().join("children"));
+        let children = children.filter_map(|file| std::fs::read_to_string(file).ok());
+        children.map(|list| list.split_whitespace().count()).sum()
+    }
+
     /// What the lattice calls it, once it has a key.
     async fn id(&self) -> String {
         let seed = self.data.join("joined/host.seed");
@@ -863,6 +871,18 @@ async fn a_host_on_another_machine_joins_with_a_token_runs_what_is_placed_there_
     assert_eq!(joined.id().await, id);
     publish(&up.mosquitto, "acme", 100..200).await;
     alerts.wait_for(&millrace_tests::hot(0..200), PATIENCE).await;
+
+    // While its tenant is suspended it does not run, and nothing has to be done there for it to run again.
+    up.tenant(&["suspend", "acme"]).await;
+    until("the host is ended", PATIENCE, async || {
+        log().contains("is suspended") && joined.hosts() == 0
+    })
+    .await;
+    up.tenant(&["resume", "acme"]).await;
+    until("the host is taken again", PATIENCE, async || joined.hosts() == 1).await;
+    assert_eq!(joined.id().await, id);
+    publish(&up.mosquitto, "acme", 200..300).await;
+    alerts.wait_for(&millrace_tests::hot(0..300), PATIENCE).await;
 
     // It leaves: nothing that was stored is left, and what was placed there alone runs nowhere.
     let left = away(&["leave"]).await;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -13,11 +14,10 @@ use millrace_lattice_config::tokens::{Access, Token};
 
 use crate::Api;
 use crate::problem::Problem;
+use crate::session::{self, Session};
 
-/// Calls without a good token that are answered one by one, of all callers together. Also so many are written down.
-const STRANGERS: Rate = Rate { burst: 20, per_second: 5 };
-
-/// How many calls a token may make.
+/// How many calls a token may make. Of calls without a good token, of all callers together, half as many are answered one by one,
+/// and written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// At once, after a silence.
@@ -47,8 +47,9 @@ impl Allow {
 
     /// Takes a call, or says how long to wait for the next.
     fn take(&self, name: Option<&str>) -> Result<(), Duration> {
-        let rate = if name.is_some() { self.rate } else { STRANGERS };
-        let (burst, per_second) = (f64::from(rate.burst.max(1)), f64::from(rate.per_second.max(1)));
+        let share = if name.is_some() { 1.0 } else { 0.5 };
+        let of = |number: u32| (f64::from(number) * share).max(1.0);
+        let (burst, per_second) = (of(self.rate.burst), of(self.rate.per_second));
         let now = Instant::now();
         let mut all = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, since) = all.entry(name.map(str::to_owned)).or_insert((burst, now));
@@ -64,17 +65,22 @@ impl Allow {
 
 /// Who calls.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller(pub(crate) Token);
+pub(crate) struct Caller {
+    /// Whose token it is.
+    pub(crate) token: Token,
+    /// Where it was shown before, by a browser.
+    pub(crate) session: Option<Session>,
+}
 
 impl Caller {
     /// As audit logs name it.
     pub(crate) fn who(&self) -> String {
-        format!("api token {}", self.0.name)
+        format!("api token {}", self.token.name)
     }
 
     /// What only looks, at one tenant.
     pub(crate) fn may_look(&self, tenant: &str) -> Result<(), Problem> {
-        match &self.0.tenant {
+        match &self.token.tenant {
             Some(own) if own != tenant => {
                 Err(Problem::forbidden(format!("this token is for tenant {own} alone")))
             }
@@ -82,19 +88,22 @@ impl Caller {
         }
     }
 
-    /// What changes the users of one tenant.
-    pub(crate) fn may_change(&self, tenant: &str) -> Result<(), Problem> {
+    /// What takes at least a role, in one tenant.
+    pub(crate) fn may(&self, tenant: &str, least: Access) -> Result<(), Problem> {
         self.may_look(tenant)?;
-        match self.0.role {
-            Access::Admin => Ok(()),
-            Access::Viewer => Err(Problem::forbidden("this token may only look; `millrace api token add --role admin` makes one that may change".into())),
+        if self.token.role >= least {
+            return Ok(());
         }
+        let (has, least) = (self.token.role.as_str(), least.as_str());
+        Err(Problem::forbidden(format!(
+            "this token has the role {has}, and this takes {least}; `millrace api token add --role {least}` makes one"
+        )))
     }
 
     /// What is not one tenant's own affair.
     pub(crate) fn may_manage(&self, tenant: &str) -> Result<(), Problem> {
-        self.may_change(tenant)?;
-        match &self.0.tenant {
+        self.may(tenant, Access::Admin)?;
+        match &self.token.tenant {
             None => Ok(()),
             Some(own) => Err(Problem::forbidden(format!(
                 "this token is for tenant {own} alone: it may show it, its audit log, and issue and revoke credentials"
@@ -103,7 +112,7 @@ impl Caller {
     }
 
     pub(crate) fn is_limited(&self) -> bool {
-        self.0.tenant.is_some()
+        self.token.tenant.is_some()
     }
 }
 
@@ -112,23 +121,10 @@ pub(crate) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
     let call = format!("{} {}", request.method(), request.uri().path());
     let caller = match caller(&api, &request) {
         Ok(caller) => caller,
-        Err(problem) => {
-            // Strangers are many, and must not push everything else out of the journal.
-            let problem = match api.0.allow.take(None) {
-                Ok(()) => problem,
-                Err(wait) => return Problem::too_many(wait).into_response(),
-            };
-            note(&api, "nobody", &call, &problem);
-            return problem.into_response();
-        }
+        Err(problem) => return stranger(&api, &call, problem),
     };
-    if let Err(wait) = api.0.allow.take(Some(&caller.0.name)) {
-        let problem = Problem::too_many(wait);
-        // Once for each second of waiting, not for each call.
-        if api.0.allow.take(None).is_ok() {
-            note(&api, &caller.who(), &call, &problem);
-        }
-        return problem.into_response();
+    if let Some(refused) = too_many(&api, &caller, &call) {
+        return refused;
     }
     let who = caller.who();
     request.extensions_mut().insert(caller);
@@ -137,35 +133,78 @@ pub(crate) async fn guard(State(api): State<Api>, mut request: Request, next: Ne
     if let Some(problem) = response.extensions().get::<Problem>()
         && !problem.is_in_audit_log()
     {
-        note(&api, &who, &call, problem);
+        note(&api, &who, "api.call", &call, &format!("refused: {problem}"));
     }
     response
 }
 
+/// The answer to somebody who is not known.
+pub(crate) fn stranger(api: &Api, call: &str, problem: Problem) -> Response {
+    // Strangers are many, and must not push everything else out of the journal.
+    let problem = match api.0.allow.take(None) {
+        Ok(()) => problem,
+        Err(wait) => return Problem::too_many(wait).into_response(),
+    };
+    note(api, "nobody", "api.call", call, &format!("refused: {problem}"));
+    problem.into_response()
+}
+
+/// Takes one of a caller's calls, or answers that there are too many.
+pub(crate) fn too_many(api: &Api, caller: &Caller, call: &str) -> Option<Response> {
+    let wait = api.0.allow.take(Some(&caller.token.name)).err()?;
+    let problem = Problem::too_many(wait);
+    // Once for each second of waiting, not for each call.
+    if api.0.allow.take(None).is_ok() {
+        note(api, &caller.who(), "api.call", call, &format!("refused: {problem}"));
+    }
+    Some(problem.into_response())
+}
+
 fn caller(api: &Api, request: &Request) -> Result<Caller, Problem> {
-    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let text = given.and_then(|text| {
-        let (scheme, token) = text.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
-    let Some(text) = text else { return Err(Problem::unauthorized("no token was given")) };
+    let headers = request.headers();
+    if headers.contains_key(AUTHORIZATION) {
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let text = given.and_then(|text| {
+            let (scheme, token) = text.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        let text = text.ok_or_else(|| Problem::unauthorized("no token was given"))?;
+        return by_token(api, text);
+    }
+    let Some(session) = api.0.sessions.of(headers, Instant::now()) else {
+        return Err(Problem::unauthorized("no token was given, and there is no session"));
+    };
+    if !api.0.tokens.is_good(&session.token).map_err(|error| Problem::broken(&error))? {
+        api.0.sessions.end(&session);
+        return Err(Problem::unauthorized("the session has ended with its token"));
+    }
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    if !session::is_own(headers) || (changes && !session.is_meant(headers)) {
+        return Err(Problem::forgery());
+    }
+    Ok(Caller { token: session.token.clone(), session: Some(session) })
+}
+
+/// Whose token a text is.
+pub(crate) fn by_token(api: &Api, text: &str) -> Result<Caller, Problem> {
     match api.0.tokens.find(text) {
-        Ok(Some(token)) => Ok(Caller(token)),
+        Ok(Some(token)) => Ok(Caller { token, session: None }),
         Ok(None) => Err(Problem::unauthorized("the token is not known, or has ended")),
         Err(error) => Err(Problem::broken(&error)),
     }
 }
 
-fn note(api: &Api, who: &str, call: &str, problem: &Problem) {
+/// Writes into the journal of calls.
+pub(crate) fn note(api: &Api, who: &str, what: &str, subject: &str, outcome: &str) {
     let entry = Entry {
         time: millrace_lattice_config::now(),
         who: who.to_owned(),
-        what: "api.call".to_owned(),
-        subject: call.to_owned(),
-        outcome: format!("refused: {problem}"),
+        what: what.to_owned(),
+        subject: subject.to_owned(),
+        outcome: outcome.to_owned(),
         by_tenant: false,
     };
-    // The caller is refused in any case.
+    // The caller is answered in any case.
     let _ = api.0.journal.add(&entry);
 }
 

@@ -16,18 +16,20 @@ use crate::problem::Problem;
 
 /// Largest body of a request, in bytes.
 pub(crate) const BODY_MAX: usize = 64 << 10;
+/// The same where a definition is sent, which has 1 MiB at most and is longer as JSON.
+pub(crate) const TEXT_BODY_MAX: usize = 2 << 20;
 /// How long a caller may take to send it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A body of JSON. None at all is `{}`.
-pub(crate) struct Sent<T>(pub(crate) T);
+/// A body of JSON of at most so many bytes. None at all is `{}`.
+pub(crate) struct Sent<T, const MAX: usize = BODY_MAX>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
+impl<T: DeserializeOwned, S: Send + Sync, const MAX: usize> FromRequest<S> for Sent<T, MAX> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes = tokio::time::timeout(PATIENCE, read(body)).await.map_err(|_| {
+        let bytes = tokio::time::timeout(PATIENCE, read(body, MAX)).await.map_err(|_| {
             let detail = format!("the body did not come within {PATIENCE:?}");
             Problem::new(
                 StatusCode::REQUEST_TIMEOUT,
@@ -78,11 +80,11 @@ fn has_list(value: &Value) -> bool {
     }
 }
 
-async fn read(body: Body) -> Result<Vec<u8>, Problem> {
-    match Limited::new(body, BODY_MAX).collect().await {
+async fn read(body: Body, max: usize) -> Result<Vec<u8>, Problem> {
+    match Limited::new(body, max).collect().await {
         Ok(whole) => Ok(whole.to_bytes().to_vec()),
         Err(error) if error.is::<LengthLimitError>() => {
-            let detail = format!("at most {BODY_MAX} bytes");
+            let detail = format!("at most {max} bytes");
             Err(Problem::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "too-large",
@@ -106,10 +108,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     }
 }
 
-/// The tenant and the user that a path names.
+/// The tenant that a path names, and what of it.
 pub(crate) struct Named {
     pub(crate) tenant: String,
     pub(crate) user: String,
+    pub(crate) pipeline: String,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
@@ -122,6 +125,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
             let found = all.iter().find(|(found, _)| *found == name);
             found.map(|(_, value)| value.to_owned()).unwrap_or_default()
         };
-        Ok(Self { tenant: part("name"), user: part("user") })
+        Ok(Self { tenant: part("name"), user: part("user"), pipeline: part("pipeline") })
     }
 }

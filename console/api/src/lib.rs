@@ -7,14 +7,18 @@
 //! docs/api.md describes it for those who use it, docs/openapi.json for their tools: it is made from this code.
 
 mod allow;
+mod drafts;
 mod extract;
 mod problem;
 mod routes;
 mod serve;
+mod session;
+mod sign_in;
 
 use std::sync::Arc;
 
 use axum::Router;
+use millrace_lattice_config::drafts::Drafts;
 use millrace_lattice_config::journal::Journal;
 use millrace_lattice_config::tenants::Tenants;
 use millrace_lattice_config::tokens::Tokens;
@@ -31,6 +35,8 @@ pub struct Api(Arc<State>);
 struct State {
     tenants: Tenants,
     tokens: Tokens,
+    drafts: Drafts,
+    sessions: session::Sessions,
     journal: Journal,
     allow: allow::Allow,
     /// One change at a time: a second one at once would only be told that somebody else is at work.
@@ -43,12 +49,13 @@ impl Api {
     pub fn new(tenants: Tenants, rate: Rate) -> Self {
         let home = tenants.home();
         let (tokens, journal) = (Tokens::new(home), Journal::of_calls(home));
+        let (drafts, sessions) = (Drafts::new(&tenants), session::Sessions::default());
         let (allow, changing) = (allow::Allow::new(rate), Arc::default());
-        Self(Arc::new(State { tenants, tokens, journal, allow, changing }))
+        Self(Arc::new(State { tenants, tokens, drafts, sessions, journal, allow, changing }))
     }
 
-    /// All its routes.
-    pub fn router(&self) -> Router {
-        routes::router(self)
+    /// All its routes, for a server with TLS or without.
+    pub fn router(&self, tls: bool) -> Router {
+        routes::router(self, tls)
     }
 }

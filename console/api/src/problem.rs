@@ -11,6 +11,8 @@ use millrace_lattice_config::tenants::TenantError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::drafts::SavedShown;
+
 /// Why a call was refused, or failed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Problem {
@@ -18,7 +20,7 @@ pub(crate) struct Problem {
     #[serde(rename = "type")]
     kind: String,
     /// The kind in words.
-    title: String,
+    title: &'static str,
     /// The HTTP status.
     status: u16,
     /// This case in words, and what to do.
@@ -26,6 +28,9 @@ pub(crate) struct Problem {
     /// The fields of the request that were wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Field>,
+    /// Who has saved a draft since, of `changed`; nobody when it was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saved: Option<Box<SavedShown>>,
     #[serde(skip)]
     retry: Option<Duration>,
     #[serde(skip)]
@@ -42,13 +47,14 @@ pub(crate) struct Field {
 }
 
 impl Problem {
-    pub(crate) fn new(status: StatusCode, kind: &str, title: &str, detail: String) -> Self {
+    pub(crate) fn new(status: StatusCode, kind: &str, title: &'static str, detail: String) -> Self {
         Self {
             kind: format!("urn:millrace:problem:{kind}"),
-            title: title.to_owned(),
+            title,
             status: status.as_u16(),
             detail,
             errors: Vec::new(),
+            saved: None,
             retry: None,
             audited: false,
         }
@@ -77,6 +83,18 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "The token may not do this", detail)
     }
 
+    /// A call by a session that its page did not make.
+    pub(crate) fn forgery() -> Self {
+        let detail = "a session's call comes from a page of this server, and carries X-CSRF-Token if it changes something; a \
+                      program sends its token instead";
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "forgery",
+            "The call is not this page's",
+            detail.to_owned(),
+        )
+    }
+
     pub(crate) fn too_many(wait: Duration) -> Self {
         let detail = "wait as long as Retry-After says".to_owned();
         let title = "Too many calls";
@@ -94,6 +112,11 @@ impl Problem {
     /// Whether it stands in the audit log of a tenant already.
     pub(crate) fn is_in_audit_log(&self) -> bool {
         self.audited
+    }
+
+    /// Who has saved since.
+    pub(crate) fn saved(self, saved: Option<SavedShown>) -> Self {
+        Self { saved: saved.map(Box::new), ..self }
     }
 
     /// Of something that changes a tenant which is there: it has written it down.

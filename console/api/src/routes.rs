@@ -17,6 +17,7 @@ use millrace_lattice_config::resolver::Usage;
 use millrace_lattice_config::tenants::{
     Limits, Record, State as TenantState, TenantError, Tenants, UserRecord,
 };
+use millrace_lattice_config::tokens::Access;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
@@ -25,6 +26,7 @@ use crate::Api;
 use crate::allow::{Caller, guard};
 use crate::extract::{Asked, Named, Sent};
 use crate::problem::Problem;
+use crate::{drafts, sign_in};
 
 /// How long a change waits for those before it.
 const TURN: Duration = Duration::from_secs(10);
@@ -35,7 +37,7 @@ const GRACE: u64 = 7 * 86_400;
 /// Entries or tenants of a page, where the caller does not say.
 const PAGE: usize = 100;
 
-pub(crate) fn router(api: &Api) -> Router {
+pub(crate) fn router(api: &Api, tls: bool) -> Router {
     let guarded = Router::new()
         .route("/v1/tenants", get(list))
         .route("/v1/tenants/{name}", get(show).put(put).delete(remove))
@@ -46,16 +48,28 @@ pub(crate) fn router(api: &Api) -> Router {
         .route("/v1/tenants/{name}/users", post(issue))
         .route("/v1/tenants/{name}/users/{user}", delete(revoke))
         .route("/v1/tenants/{name}/audit", get(audit))
+        .route("/v1/tenants/{name}/drafts", get(drafts::list))
+        .route(
+            "/v1/tenants/{name}/pipelines/{pipeline}/draft",
+            get(drafts::show).put(drafts::save).delete(drafts::discard),
+        )
+        .route("/v1/session", get(sign_in::show).delete(sign_in::end))
         .route("/v1/refused", get(refused))
         .fallback(nothing)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(api.clone(), guard));
     Router::new()
         .route("/v1/openapi.json", get(described))
+        .route("/v1/session", post(sign_in::begin))
         .merge(guarded)
+        .layer(Extension(Secure(tls)))
         .layer(middleware::map_response(unkept))
         .with_state(api.clone())
 }
+
+/// Whether callers come over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Secure(pub(crate) bool);
 
 /// Answers have secrets in them.
 async fn unkept(mut response: Response) -> Response {
@@ -591,7 +605,7 @@ async fn issue(
     Named { tenant: name, .. }: Named,
     Sent(new): Sent<NewUser>,
 ) -> Result<(StatusCode, Json<Issued>), Problem> {
-    caller.may_change(&name)?;
+    caller.may(&name, Access::Admin)?;
     if caller.is_limited() && !matches!(new.role, Role::Operator | Role::Viewer) {
         let detail = "a token for one tenant issues operators and viewers; the others are the platform's own parts";
         return Err(Problem::forbidden(detail.to_owned()));
@@ -610,9 +624,9 @@ async fn issue(
 async fn revoke(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Named { tenant: name, user }: Named,
+    Named { tenant: name, user, .. }: Named,
 ) -> Result<Json<Ended>, Problem> {
-    caller.may_change(&name)?;
+    caller.may(&name, Access::Admin)?;
     let is_meant = |found: &UserRecord| found.platform && (found.id == user || found.label == user);
     if caller.is_limited() && api.0.tenants.get(&name)?.users.iter().any(is_meant) {
         let detail = "a token for one tenant does not end the platform's own users";
@@ -728,7 +742,9 @@ async fn refused(
         let detail = "a token for one tenant sees nothing of the others";
         return Err(Problem::forbidden(detail.to_owned()));
     }
-    let all = api.0.journal.tail().map_err(|error| Problem::broken(&error))?;
+    let mut all = api.0.journal.tail().map_err(|error| Problem::broken(&error))?;
+    // Sessions that began and ended stand there too.
+    all.retain(|entry| entry.what == "api.call");
     let skipped = all.len().saturating_sub(PAGE_MAX);
     let entries = all.into_iter().skip(skipped).map(|entry| RefusedCall {
         time: entry.time,
@@ -747,8 +763,11 @@ async fn described() -> Json<utoipa::openapi::OpenApi> {
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Millrace control API", version = "1", description = "Tenants of a platform.", license(name = "Apache-2.0")),
-    paths(list, show, put, remove, limits, suspend, resume, rotate, issue, revoke, audit, refused, described),
+    info(title = "Millrace control API", version = "1", description = "Tenants of a platform, and their pipelines.", license(name = "Apache-2.0")),
+    paths(
+        list, show, put, remove, limits, suspend, resume, rotate, issue, revoke, audit, drafts::list, drafts::show, drafts::save,
+        drafts::discard, sign_in::begin, sign_in::show, sign_in::end, refused, described
+    ),
     components(schemas(Problem)),
     security(("token" = [])),
     modifiers(&Token)

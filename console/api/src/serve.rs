@@ -115,7 +115,7 @@ impl Server {
 
     /// Answers until it is dropped. Changes that have begun then go on as long as the process does.
     pub async fn serve(mut self, api: Api) {
-        let service = TowerToHyperService::new(api.router());
+        let service = TowerToHyperService::new(api.router(self.tls.is_some()));
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = tokio::task::JoinSet::new();
         loop {

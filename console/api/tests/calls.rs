@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 struct Bed {
     folder: TempDir,
     home: Home,
-    _nats: NatsServer,
+    nats: NatsServer,
     tenants: Tenants,
     tokens: Tokens,
     url: String,
@@ -43,7 +43,7 @@ impl Bed {
         let url = server.url();
         tokio::spawn(server.serve(Api::new(tenants.clone(), rate)));
         let http = Client::new();
-        Self { folder, home, _nats: nats, tenants, tokens, url, http, admin }
+        Self { folder, home, nats, tenants, tokens, url, http, admin }
     }
 
     async fn fast() -> Self {
@@ -195,7 +195,7 @@ async fn the_life_of_a_tenant() {
 
 impl Bed {
     fn tenants_url(&self) -> String {
-        self._nats.url()
+        self.nats.url()
     }
 }
 
@@ -259,7 +259,7 @@ async fn who_may_do_what() {
 
 #[tokio::test]
 async fn without_a_good_token_there_is_nothing() {
-    let bed = Bed::fast().await;
+    let bed = Bed::new(Rate::default()).await;
     let short = bed.tokens.add("short", Access::Admin, None, Some(1)).unwrap().1;
     let gone = bed.token("gone", Access::Admin, None);
     assert_eq!(answer(bed.call(Method::GET, "/v1/tenants", &gone)).await.0, 200);
@@ -458,6 +458,10 @@ async fn others_reach_it_over_tls_alone() {
         |client: &Client| client.get(format!("{url}/v1/tenants")).bearer_auth(&bed.admin).send();
     assert_eq!(call(&trusts).await.unwrap().status(), 200);
     assert!(call(&Client::new()).await.is_err());
+    // A cookie that came over TLS is sent over nothing else.
+    let sign_in = with(trusts.post(format!("{url}/v1/session")), &json!({ "token": bed.admin }));
+    let signed_in = sign_in.header("origin", url.as_str()).send().await.unwrap();
+    assert!(cookie(&signed_in).1.ends_with("; Secure"));
     // Its certificate is exchanged while it runs: by another authority, so that it can be told which of the two it shows.
     let other = Authority::create(&bed.folder.path().join("other")).unwrap();
     let new = other.server("api", &["127.0.0.1".to_owned()]).unwrap();
@@ -489,6 +493,233 @@ async fn others_reach_it_over_tls_alone() {
     let mut said = Vec::new();
     let _ = silent.read_to_end(&mut said).await;
     assert!(!said.starts_with(b"HTTP"));
+}
+
+/// The cookie that an answer sets, as a browser sends it back, and what is said about it.
+fn cookie(response: &Response) -> (String, String) {
+    let set = response.headers()["set-cookie"].to_str().unwrap();
+    let (cookie, rest) = set.split_once(';').unwrap();
+    (cookie.to_owned(), rest.to_owned())
+}
+
+impl Bed {
+    fn sign_in(&self, token: &str) -> RequestBuilder {
+        let call = self.http.post(format!("{}/v1/session", self.url));
+        with(call, &json!({ "token": token })).timeout(Duration::from_secs(30))
+    }
+
+    /// A call of a browser.
+    fn by(&self, cookie: &str, method: Method, path: &str) -> RequestBuilder {
+        let call = self.http.request(method, format!("{}{path}", self.url));
+        call.header("cookie", cookie).timeout(Duration::from_secs(30))
+    }
+}
+
+#[tokio::test]
+async fn a_browser_signs_in_and_its_session_cannot_be_used_by_other_pages() {
+    let bed = Bed::fast().await;
+    bed.send(Method::PUT, "/v1/tenants/acme", json!({})).await;
+    let token = bed.token("anna", Access::Admin, Some("acme"));
+    let response = bed.sign_in(&token).send().await.unwrap();
+    check(&response);
+    let (cookie, rest) = cookie(&response);
+    assert_eq!(rest, " Path=/v1; HttpOnly; SameSite=Strict");
+    let session: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+    let csrf = session["csrf"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (&session["name"], &session["role"], &session["tenant"]),
+        (&json!("anna"), &json!("admin"), &json!("acme"))
+    );
+    let left = session["expires"].as_i64().unwrap() - millrace_lattice_config::now();
+    assert!((7190..=7200).contains(&left), "{left}");
+    // It may what the token may.
+    let get = |path| answer(bed.by(&cookie, Method::GET, path));
+    assert_eq!(get("/v1/tenants/acme").await.0, 200);
+    assert_eq!(get("/v1/tenants/beta").await.0, 403);
+    assert_eq!(get("/v1/session").await.1["csrf"], json!(csrf));
+    let issue = || {
+        let call = bed.by(&cookie, Method::POST, "/v1/tenants/acme/users");
+        with(call, &json!({ "role": "viewer", "label": "x" }))
+    };
+    // What changes something needs the word, and no page of others has it or is heard.
+    for call in [
+        issue(),
+        issue().header("x-csrf-token", ""),
+        issue().header("x-csrf-token", &csrf[1..]),
+        issue().header("x-csrf-token", &csrf).header("origin", "https://evil.example"),
+        issue().header("x-csrf-token", &csrf).header("sec-fetch-site", "same-site"),
+        bed.by(&cookie, Method::GET, "/v1/tenants/acme").header("sec-fetch-site", "cross-site"),
+        bed.by(&cookie, Method::DELETE, "/v1/session"),
+    ] {
+        let (status, problem) = answer(call).await;
+        assert_eq!((status, kind(&problem)), (StatusCode::FORBIDDEN, "forgery"));
+    }
+    let own = bed.url.clone();
+    let (status, _) =
+        answer(issue().header("x-csrf-token", &csrf).header("origin", own.as_str())).await;
+    assert_eq!(status, 201);
+    // The audit log has it under the token's name.
+    let (_, page) = bed.get("/v1/tenants/acme/audit").await;
+    let last = page["entries"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["who"], &last["what"]), (&json!("api token anna"), &json!("user.add")));
+    // Signing in from another page, or with nothing, is refused; a token's own call has no session.
+    for (call, wanted) in [
+        (bed.sign_in(&token).header("origin", "https://evil.example"), 403),
+        (bed.sign_in(&token).header("origin", "null"), 403),
+        (bed.sign_in("millrace_x"), 401),
+        (bed.sign_in(""), 401),
+        (bed.by(&cookie[..cookie.len() - 1], Method::GET, "/v1/session"), 401),
+        (bed.by("", Method::GET, "/v1/session"), 401),
+        (bed.call(Method::DELETE, "/v1/session", &token), 409),
+    ] {
+        let (status, problem) = answer(call).await;
+        assert_eq!(status, wanted, "{problem}");
+    }
+    assert_eq!(answer(bed.call(Method::GET, "/v1/session", &token)).await.1["csrf"], Value::Null);
+    // It ends when it is told to.
+    let end = bed.by(&cookie, Method::DELETE, "/v1/session").header("x-csrf-token", &csrf);
+    let ended = end.send().await.unwrap();
+    assert_eq!(ended.status(), 204);
+    assert!(ended.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
+    assert_eq!(get("/v1/session").await.0, 401);
+    // Neither token nor cookie stands anywhere.
+    let journal = std::fs::read_to_string(bed.home.root().join("api.jsonl")).unwrap();
+    let secret = cookie.split_once('=').unwrap().1;
+    assert!(!journal.contains(secret) && !journal.contains(&token) && !journal.contains(&csrf));
+    assert!(journal.contains("\"session.begin\"") && journal.contains("\"session.end\""));
+    let (_, refused) = bed.get("/v1/refused").await;
+    let is_refused = |entry: &Value| entry["outcome"].as_str().unwrap().starts_with("refused");
+    assert!(refused["entries"].as_array().unwrap().iter().all(is_refused));
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_token() {
+    let bed = Bed::fast().await;
+    let short = bed.tokens.add("short", Access::Viewer, None, Some(2)).unwrap().1;
+    let gone = bed.token("gone", Access::Viewer, None);
+    let mut cookies = Vec::new();
+    for token in [&short, &gone] {
+        cookies.push(cookie(&bed.sign_in(token).send().await.unwrap()).0);
+    }
+    for cookie in &cookies {
+        assert_eq!(answer(bed.by(cookie, Method::GET, "/v1/tenants")).await.0, 200);
+    }
+    bed.tokens.revoke("gone").unwrap();
+    // Another one of its name is another.
+    bed.token("gone", Access::Admin, None);
+    assert_eq!(answer(bed.by(&cookies[1], Method::GET, "/v1/tenants")).await.0, 401);
+    tokio::time::sleep(Duration::from_millis(3100)).await;
+    assert_eq!(answer(bed.by(&cookies[0], Method::GET, "/v1/tenants")).await.0, 401);
+}
+
+#[tokio::test]
+async fn drafts_of_two_who_work_on_one_pipeline() {
+    let bed = Bed::fast().await;
+    for name in ["acme", "beta"] {
+        bed.send(Method::PUT, &format!("/v1/tenants/{name}"), json!({})).await;
+    }
+    let anna = bed.token("anna", Access::Author, Some("acme"));
+    let otto = bed.token("otto", Access::Author, None);
+    let looks = bed.token("looks", Access::Operator, Some("acme"));
+    let of_beta = bed.token("berta", Access::Admin, Some("beta"));
+    let path = "/v1/tenants/acme/pipelines/press/draft";
+    let save = |token: &str, text: &str| {
+        with(bed.call(Method::PUT, path, token), &json!({ "text": text }))
+    };
+    assert_eq!(answer(bed.call(Method::GET, path, &looks)).await.0, 404);
+    let (status, problem) = answer(save(&anna, "a")).await;
+    assert_eq!((status.as_u16(), kind(&problem)), (428, "no-condition"));
+    let response = save(&anna, "a: 1\n").header("if-none-match", "*").send().await.unwrap();
+    assert_eq!(response.status(), 201);
+    let first = response.headers()["etag"].to_str().unwrap().to_owned();
+    let saved: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+    assert_eq!(
+        (&saved["by"], &saved["revision"], &saved["etag"]),
+        (&json!("anna"), &json!(1), &json!(first))
+    );
+    let (status, saved) = answer(save(&otto, "b: 1\n").header("if-match", &first)).await;
+    assert_eq!((status, &saved["revision"]), (StatusCode::OK, &json!(2)));
+    let second = saved["etag"].as_str().unwrap().to_owned();
+    for call in [
+        save(&anna, "c").header("if-match", &first),
+        save(&anna, "c").header("if-none-match", "*"),
+        bed.call(Method::DELETE, path, &anna).header("if-match", &first),
+    ] {
+        let (status, problem) = answer(call).await;
+        assert_eq!((status, kind(&problem)), (StatusCode::PRECONDITION_FAILED, "changed"));
+        assert_eq!(
+            (&problem["saved"]["by"], &problem["saved"]["etag"]),
+            (&json!("otto"), &json!(second))
+        );
+    }
+    let (_, shown) = answer(bed.call(Method::GET, path, &looks)).await;
+    assert_eq!((&shown["text"], &shown["saved"]["etag"]), (&json!("b: 1\n"), &json!(second)));
+    let (_, list) = answer(bed.call(Method::GET, "/v1/tenants/acme/drafts", &looks)).await;
+    assert_eq!(list["drafts"][0]["pipeline"], "press");
+    // Who may not.
+    for (call, wanted) in [
+        (save(&looks, "x").header("if-match", &second), 403),
+        (bed.call(Method::DELETE, path, &looks).header("if-match", &second), 403),
+        (save(&of_beta, "x").header("if-match", &second), 403),
+        (bed.call(Method::GET, path, &of_beta), 403),
+        (bed.call(Method::GET, "/v1/tenants/acme/drafts", &of_beta), 403),
+        (bed.call(Method::DELETE, path, &anna), 428),
+        (save(&anna, "x").header("if-match", "2"), 422),
+        (save(&anna, "x").header("if-match", "*"), 422),
+        (save(&anna, "x").header("if-match", &second).header("if-none-match", "*"), 422),
+        (save(&anna, "x").header("if-none-match", &second), 422),
+    ] {
+        let (status, problem) = answer(call).await;
+        assert_eq!(status, wanted, "{problem}");
+    }
+    for name in ["Press", "a.b", "..%2f..%2fx", "a%00", "%ff", "*"] {
+        let call =
+            bed.call(Method::GET, &format!("/v1/tenants/acme/pipelines/{name}/draft"), &anna);
+        assert_eq!(answer(call).await.0, 422, "{name}");
+    }
+    // As long as a definition may be, and no longer.
+    let long = "\n".repeat(1 << 20);
+    let (status, saved) = answer(save(&anna, &long).header("if-match", &second)).await;
+    assert_eq!(status, 413, "{saved}: written as JSON it is twice as long, and more than 2 MiB");
+    let long = "x".repeat(1 << 20);
+    let (status, saved) = answer(save(&anna, &long).header("if-match", &second)).await;
+    assert_eq!(status, 200, "{saved}");
+    let third = saved["etag"].as_str().unwrap().to_owned();
+    let (status, problem) =
+        answer(save(&anna, &format!("{long}x")).header("if-match", &third)).await;
+    assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!("text")));
+    // Without NATS it goes on.
+    bed.nats.freeze(true).unwrap();
+    let (status, saved) = answer(save(&anna, "d").header("if-match", &third)).await;
+    assert_eq!(status, 200, "{saved}");
+    let delete = bed.call(Method::DELETE, path, &anna);
+    let delete = delete.header("if-match", saved["etag"].as_str().unwrap());
+    assert_eq!(delete.send().await.unwrap().status(), 204);
+    bed.nats.freeze(false).unwrap();
+    assert_eq!(answer(bed.call(Method::GET, path, &anna)).await.0, 404);
+    // The audit log has who worked on it, and not each save.
+    let mut what = Vec::new();
+    for _ in 0..100 {
+        let (_, page) = bed.get("/v1/tenants/acme/audit").await;
+        let entries = page["entries"].as_array().unwrap().clone();
+        let of = |entry: &Value| (entry["who"].clone(), entry["what"].clone());
+        what = entries
+            .iter()
+            .map(of)
+            .filter(|(_, what)| what.as_str().unwrap().starts_with("draft"))
+            .collect();
+        if what.len() >= 4 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    what.sort_by_key(|pair| pair.1.to_string());
+    let entry = |who: &str, what: &str| (json!(format!("api token {who}")), json!(what));
+    assert_eq!(what.len(), 4, "{what:?}");
+    assert_eq!(what[0], entry("anna", "draft.delete"));
+    assert!(
+        what.contains(&entry("anna", "draft.save")) && what.contains(&entry("otto", "draft.save"))
+    );
 }
 
 /// Calls made out of the description, good and bad: none is answered with a status, a type or a body that it does not have, what is
