@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use millrace_api::{Api, Rate, Server};
+use millrace_lattice_config::resolver::Address;
 use millrace_lattice_config::tenants::Tenants;
 use millrace_lattice_config::tokens::{Access, Token, Tokens};
 
 use crate::audit;
-use crate::installation::{API, Certificates};
+use crate::installation::Certificates;
 use crate::tenant::{date, open_home};
 use crate::ui::Ui;
 
@@ -93,13 +94,18 @@ pub(crate) fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             };
             let seconds = ttl.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
             let home = open_home(options.data)?;
-            let (token, text) = Tokens::new(&home).add(&name, role, tenant.as_deref(), seconds)?;
+            // Its record alone is looked at, and no server asked.
+            let nobody = Address::plain("nats://127.0.0.1:1");
+            let of = |tenant: &String| Tenants::new(home.clone(), nobody, "").get(tenant);
+            let record = tenant.as_ref().map(of).transpose()?;
+            let of = record.as_ref().map(|record| (record.name.as_str(), record.account.as_str()));
+            let (token, text) = Tokens::new(&home).add(&name, role, of, seconds)?;
             let tenants = tenant.as_deref().unwrap_or("all tenants");
-            audit::note_platform(
-                &home,
-                "token.add",
-                &format!("{name} {} {tenants}", role.as_str()),
-            )?;
+            let subject = format!("{name} {} {tenants}", role.as_str());
+            if let Err(error) = audit::note_platform(&home, "token.add", &subject) {
+                // It counts already, and its text would be lost.
+                ui.warn(format!("it is not written down that the token was made: {error:#}"));
+            }
             if ui.json {
                 return ui.json(&serde_json::json!({ "about": shown(&token), "token": text }));
             }
@@ -158,7 +164,7 @@ impl Served {
         let plain = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
         let tls = match plain {
             true => None,
-            false => Some(certificates.of(API).context("no certificate for --api")?),
+            false => Some(certificates.of_api().context("no certificate for --api")?),
         };
         let server = Server::bind(address, tls.as_ref()).await?;
         Ok(Self { server, api: Api::new(tenants.clone(), Rate::default()) })

@@ -17,7 +17,7 @@ use crate::ui::Ui;
 
 /// Names of certificates.
 const NATS: &str = "nats";
-pub(crate) const API: &str = "api";
+const API: &str = "api";
 
 /// Between looks at how long certificates still count.
 const LOOK: Duration = Duration::from_secs(30);
@@ -51,6 +51,11 @@ impl Certificates {
         Ok(Authority::create(&self.folder)?.server(server, &self.names)?)
     }
 
+    /// That of the control API.
+    pub(crate) fn of_api(&self) -> anyhow::Result<TlsFiles> {
+        Ok(Authority::create(&self.folder)?.web_server(API, &self.names)?)
+    }
+
     /// Looks every half a minute whether certificates come to their end, and renews them long before. nats-server is told; the
     /// control API looks by itself.
     pub(crate) async fn keep(&self, ui: Ui, nats: &Path, api: bool) {
@@ -78,7 +83,7 @@ impl Certificates {
         let was = is();
         self.of(NATS)?;
         if api {
-            self.of(API)?;
+            self.of_api()?;
         }
         Ok(is() != was)
     }

@@ -389,14 +389,14 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
                     0 => String::new(),
                     at => format!("  until {}", date(at)),
                 };
-                ui.line(format!("  user {}  {} {}{end}", user.id, user.role, user.label));
+                let label = user.label.escape_debug();
+                ui.line(format!("  user {}  {} {label}{end}", user.id, user.role));
             }
             Ok(())
         }
         Command::Limits { name, limits, force, options } => {
             let tenants = options.open()?;
-            let limits = limits.over(tenants.get(&name)?.limits);
-            let record = tenants.limits(&name, &limits, force).await?;
+            let record = tenants.limits(&name, |now| limits.over(now.clone()), force).await?;
             done(ui, &record, "has its limits")
         }
         Command::Suspend { name, options } => {
@@ -468,7 +468,9 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             if ui.json {
                 return ui.json(&ended);
             }
-            ended.iter().for_each(|user| ui.line(format!("{} {} is revoked", user.id, user.label)));
+            for user in &ended {
+                ui.line(format!("{} {} is revoked", user.id, user.label.escape_debug()));
+            }
             Ok(())
         }
         Command::Rotate { name, signing, options } => {
@@ -482,7 +484,11 @@ pub(crate) async fn run(ui: Ui, command: Command) -> anyhow::Result<()> {
             }
             ui.line(format!("{name} has new users for the platform's parts"));
             for user in &rotated.ended {
-                ui.line(format!("  {} {} needs new credentials", user.id, user.label));
+                ui.line(format!(
+                    "  {} {} needs new credentials",
+                    user.id,
+                    user.label.escape_debug()
+                ));
             }
             Ok(())
         }
@@ -788,7 +794,7 @@ async fn apply(ui: Ui, tenants: &Tenants, folder: &Path, yes: bool) -> anyhow::R
                     add(ui, tenants, tenant, &one.limits, &one.labels).await?;
                 }
                 Change::Limits { tenant, .. } => {
-                    tenants.limits(tenant, &one.limits, false).await?;
+                    tenants.limits(tenant, |_| one.limits.clone(), false).await?;
                 }
                 Change::Labels { tenant, .. } => {
                     tenants.labels(tenant, &one.labels).await?;

@@ -198,6 +198,12 @@ async fn with_tenants(ui: Ui, args: Args) -> anyhow::Result<()> {
         None => None,
     };
     let api_url = api.as_ref().map(api::Served::url);
+    if api_url.as_ref().is_some_and(|url| url.starts_with("https:")) && args.names.is_empty() {
+        ui.warn(
+            "the control API's certificate names this machine alone, and nobody elsewhere can tell that it is the platform's: say \
+             with --name how others reach it",
+        );
+    }
     let count = tenants.scan()?.0.len();
     // After a restore the server knows other accounts than the records, or none.
     match tenants.push_all().await {

@@ -225,7 +225,7 @@ impl Account {
             looked += 1;
         }
         let more = platform.is_left() || tenant.is_left() || lines.is_left();
-        let missed = platform.missed + tenant.missed;
+        let missed = platform.missed.saturating_add(tenant.missed);
         let next =
             Cursor::Account { platform: platform.at(), tenant: tenant.at(), journal: lines.at() };
         Ok(Page { entries, next, more, missed })
@@ -331,9 +331,9 @@ impl<'a> Numbered<'a> {
             let sequence = message.sequence;
             if self.next > 0 {
                 // From the beginning nothing is missed: what went before nobody began to read.
-                self.missed += sequence.saturating_sub(self.next);
+                self.missed = self.missed.saturating_add(sequence.saturating_sub(self.next));
             }
-            self.next = sequence + 1;
+            self.next = sequence.saturating_add(1);
             let Account { lattice, signer, .. } = self.account;
             let entry = entry_of(signer, lattice, self.log == Log::Tenant, &message);
             self.head = entry.map(|entry| Logged { entry, log: self.log, sequence });
@@ -349,22 +349,22 @@ struct Lines {
     /// The byte after the last line that was looked at.
     next: u64,
     over: bool,
-    /// Only what was refused: all else stands in the account.
-    refused: bool,
+    /// Only what stands here alone, such as what was refused: all else stands in the account.
+    alone: bool,
     head: Option<Logged>,
 }
 
 impl Lines {
     /// None at all.
     fn none() -> Self {
-        Self { path: PathBuf::new(), file: None, next: 0, over: true, refused: true, head: None }
+        Self { path: PathBuf::new(), file: None, next: 0, over: true, alone: true, head: None }
     }
 
     fn is_waiting(&self) -> bool {
         self.head.is_none() && !self.over
     }
 
-    fn open(path: &Path, at: u64, refused: bool) -> Result<Self, TenantError> {
+    fn open(path: &Path, at: u64, alone: bool) -> Result<Self, TenantError> {
         let mut file = match File::open(path) {
             Ok(file) => Some(BufReader::new(file)),
             Err(e) if e.kind() == ErrorKind::NotFound => None,
@@ -380,7 +380,7 @@ impl Lines {
             file.seek(SeekFrom::Start(at)).map_err(FileError::io("read", path))?;
         }
         let over = file.is_none();
-        Ok(Self { path: path.to_owned(), file, next: at, over, refused, head: None })
+        Ok(Self { path: path.to_owned(), file, next: at, over, alone, head: None })
     }
 
     fn is_left(&self) -> bool {
@@ -414,7 +414,7 @@ impl Lines {
             self.next += length;
             // Half a line, as a power cut leaves it, is no entry.
             let entry = serde_json::from_slice::<Entry>(&line).ok();
-            let wanted = |entry: &Entry| !self.refused || entry.outcome.starts_with("refused");
+            let wanted = |entry: &Entry| !self.alone || entry.outcome != "ok";
             let entry = entry.filter(wanted);
             self.head = entry.map(|entry| Logged { entry, log: Log::Journal, sequence });
         }

@@ -121,6 +121,25 @@ impl Authority {
     ///
     /// When the authority has expired, a name is none, or the files cannot be written.
     pub fn server(&self, name: &str, names: &[String]) -> Result<TlsFiles, CaError> {
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.certify(name, names, usages)
+    }
+
+    /// The same for a server that is none of the cluster's: its certificate lets it in nowhere.
+    ///
+    /// # Errors
+    ///
+    /// As [`Authority::server`].
+    pub fn web_server(&self, name: &str, names: &[String]) -> Result<TlsFiles, CaError> {
+        self.certify(name, names, vec![ExtendedKeyUsagePurpose::ServerAuth])
+    }
+
+    fn certify(
+        &self,
+        name: &str,
+        names: &[String],
+        usages: Vec<ExtendedKeyUsagePurpose>,
+    ) -> Result<TlsFiles, CaError> {
         let now = OffsetDateTime::now_utc();
         let over = now.unix_timestamp() - self.expires;
         if over >= 0 {
@@ -150,8 +169,7 @@ impl Authority {
             });
         }
         params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = usages;
         params.use_authority_key_identifier_extension = true;
         let expires = (now + Duration::days(SERVER_DAYS)).unix_timestamp().min(self.expires);
         params.not_before = now - Duration::days(1);

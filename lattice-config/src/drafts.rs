@@ -6,8 +6,8 @@
 //!
 //! `drafts/PIPELINE.draft` is a line of JSON about it and then the text.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ pub const TEXT_MAX: usize = 1 << 20;
 pub const DRAFTS_MAX: usize = 200;
 /// Who goes on saving one draft is written down once in this time, in seconds.
 const NOTED_EVERY: i64 = 3600;
+/// Longest first line of a file, in bytes.
+const ABOUT_MAX: u64 = 4096;
 /// What the files end with.
 const ENDING: &str = ".draft";
 
@@ -135,8 +137,8 @@ impl Drafts {
         let folder = self.folder(tenant)?;
         let mut all = Vec::new();
         for name in names_in(&folder)? {
-            if let Ok(Some(draft)) = read(&folder, &name) {
-                all.push((name, draft.saved));
+            if let Ok(saved) = about(&path(&folder, &name)) {
+                all.push((name, saved));
             }
         }
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -279,6 +281,16 @@ fn names_in(folder: &Path) -> Result<Vec<String>, FileError> {
         names::has_form(&name).then_some(name)
     });
     Ok(names.collect())
+}
+
+/// What stands in the first line.
+fn about(path: &Path) -> Result<Saved, DraftError> {
+    let damaged =
+        |e: serde_json::Error| DraftError::Damaged { path: path.to_owned(), reason: e.to_string() };
+    let mut line = Vec::new();
+    let read = |file: File| BufReader::new(file.take(ABOUT_MAX)).read_until(b'\n', &mut line);
+    File::open(path).and_then(read).map_err(FileError::io("read", path))?;
+    serde_json::from_slice(&line).map_err(damaged)
 }
 
 fn read(folder: &Path, pipeline: &str) -> Result<Option<Draft>, DraftError> {

@@ -182,6 +182,53 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErro
     })
 }
 
+/// Appends a line to a file, and has it on the disk. What an interruption left of a line before it does not swallow it.
+pub(crate) fn append_line(path: &Path, line: &[u8]) -> Result<(), FileError> {
+    let written = (|| {
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+        let mut text = Vec::with_capacity(line.len() + 2);
+        if file.metadata()?.len() > 0 {
+            let mut last = [0];
+            file.seek(io::SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                text.push(b'\n');
+            }
+        }
+        text.extend_from_slice(line);
+        text.push(b'\n');
+        file.write_all(&text)?;
+        file.sync_data()
+    })();
+    written.map_err(FileError::io("write", path))
+}
+
+/// Copies a file, and has it on the disk, under a name that nothing has yet: with a number before its ending where it has to be.
+pub(crate) fn keep_copy(from: &Path, folder: &Path, name: &str) -> Result<(), FileError> {
+    let mut bytes = Vec::new();
+    File::open(from)
+        .and_then(|mut file| file.read_to_end(&mut bytes))
+        .map_err(FileError::io("read", from))?;
+    for number in 0.. {
+        let name = match number {
+            0 => format!("{name}.jsonl"),
+            number => format!("{name}-{number}.jsonl"),
+        };
+        let path = folder.join(name);
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            file => {
+                return file
+                    .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
+                    .and_then(|()| sync_folder(&path))
+                    .map_err(FileError::io("write", &path));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Removes a file; it may be gone already.
 pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
@@ -221,6 +268,32 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let error = read_private(&path).unwrap_err().to_string();
             assert!(error.contains(&format!("chmod 600 {}", path.display())), "{error}");
+        }
+    }
+
+    #[test]
+    fn half_a_line_swallows_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        append_line(&path, b"one").unwrap();
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"half of").unwrap();
+        append_line(&path, b"two").unwrap();
+        append_line(&path, b"three").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\nhalf of\ntwo\nthree\n");
+    }
+
+    #[test]
+    fn a_copy_is_written_over_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = folder.path().join("journal.jsonl");
+        for text in ["one", "two", "three"] {
+            fs::write(&from, text).unwrap();
+            keep_copy(&from, folder.path(), "acme-7").unwrap();
+        }
+        for (name, text) in [("acme-7", "one"), ("acme-7-1", "two"), ("acme-7-2", "three")] {
+            let path = folder.path().join(format!("{name}.jsonl"));
+            assert_eq!(fs::read_to_string(path).unwrap(), text);
         }
     }
 

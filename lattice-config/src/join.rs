@@ -242,7 +242,7 @@ impl Tenants {
         joining.class.check().map_err(refuse)?;
         let mut issue = async || {
             for role in ROLES {
-                let issued = self.creds(tenant, role, &label, None).await?;
+                let issued = self.creds_of_host(tenant, role, &label).await?;
                 joining.credentials.insert(role.to_string(), issued.credentials);
             }
             joining.check().map_err(|error| refuse(error.to_string()))

@@ -5,13 +5,12 @@
 //! Each is lines of JSON, and what came before stands beside it in a file that ends with `.1`: together they take no more room
 //! than [`MAX`] twice.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::files::FileError;
+use crate::files::{self, FileError};
 use crate::home::Home;
 use crate::tenants::Entry;
 
@@ -63,16 +62,14 @@ impl Journal {
             ..*entry
         };
         let written = |e: serde_json::Error| FileError::io("write", &self.path)(e.into());
-        let mut line = serde_json::to_vec(&entry).map_err(written)?;
-        line.push(b'\n');
+        let line = serde_json::to_vec(&entry).map_err(written)?;
         let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         let size = fs::metadata(&self.path).map_or(0, |about| about.len());
-        if size.saturating_add(line.len() as u64) > self.max {
+        if size.saturating_add(line.len() as u64 + 2) > self.max {
             fs::rename(&self.path, self.before())
                 .map_err(FileError::io("put aside", &self.path))?;
         }
-        let open = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
-        open.and_then(|mut file| file.write_all(&line)).map_err(FileError::io("write", &self.path))
+        files::append_line(&self.path, &line)
     }
 
     /// Its newest entries, oldest first: those in the last MiB of each of its files.

@@ -7,20 +7,20 @@
 //! can be called again after an interruption.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use async_nats::connection;
+use async_nats::jetstream::context::{Publish, PublishErrorKind};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, kv, stream};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use futures::TryStreamExt;
 use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,7 @@ use crate::resolver::{Address, Resolver, ResolverError, Usage};
 use crate::roles::{
     AUDIT_STREAM, AUDIT_USER_STREAM, Role, audit_subject, audit_user_subject, inbox, permissions,
 };
+use crate::tokens::{TokenError, Tokens};
 
 /// How long the platform's own user for provisioning counts.
 const ADMIN_SECONDS: i64 = 300;
@@ -46,6 +47,8 @@ const CUT: Duration = Duration::from_secs(5);
 const MAX_TENANTS: usize = 100_000;
 /// Header of an audit log's entry: the operator's signature of it, in base64.
 const SIGNATURE: &str = "Millrace-Signature";
+/// What the inboxes of the platform's own connections begin with.
+const PLATFORM_INBOX: &str = "_INBOX_platform";
 /// How long a tenant's own account may take to keep an entry of its audit log. The journal has it in any case.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(3);
 /// A journal that has so many bytes takes nothing more of what was refused.
@@ -192,6 +195,17 @@ pub enum TenantError {
         /// What was given.
         user: String,
     },
+    /// A user that is none of the tenant's engineers or viewers.
+    #[error(
+        "that is a user of the platform's own parts, or of a host: who manages all tenants ends those"
+    )]
+    NotAPerson,
+    /// A label of a user that would be taken for another's, or is none.
+    #[error(
+        "a user's label has no control characters, and does not begin with `host:` or `platform `, which hosts and the platform's \
+         own parts have"
+    )]
+    UserLabel,
     /// The server does not keep to the account's limits.
     #[error("JetStream of tenant {name:?}: {reason}")]
     JetStream {
@@ -220,6 +234,9 @@ pub enum TenantError {
     /// A token.
     #[error(transparent)]
     Jwt(#[from] JwtError),
+    /// The tokens of the control API.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -1070,11 +1087,11 @@ impl Tenants {
             return Ok(false);
         }
         self.push(record, resolver).await?;
-        self.journal(record, "account.push", &record.name, "ok")?;
+        self.journal_alone(record, "account.push", &record.name, "pushed anew")?;
         Ok(true)
     }
 
-    /// Changes limits.
+    /// Changes limits: to what is made of those that it has while nobody else changes them.
     ///
     /// # Errors
     ///
@@ -1082,22 +1099,23 @@ impl Tenants {
     pub async fn limits(
         &self,
         name: &str,
-        limits: &Limits,
+        change: impl FnOnce(&Limits) -> Limits + Send,
         force: bool,
     ) -> Result<Record, TenantError> {
-        let done = self.try_limits(name, limits, force).await;
+        let done = self.try_limits(name, change, force).await;
         self.refused(name, "tenant.limits", done)
     }
 
     async fn try_limits(
         &self,
         name: &str,
-        limits: &Limits,
+        change: impl FnOnce(&Limits) -> Limits + Send,
         force: bool,
     ) -> Result<Record, TenantError> {
-        limits.check()?;
         let _lock = self.lock(&format!("limits {name}"))?;
         let mut record = self.active(name)?;
+        let limits = change(&record.limits);
+        limits.check()?;
         let resolver = self.resolver().await?;
         if !force {
             let exceeded = limits.exceeded(&resolver.usage(&record.account).await?);
@@ -1105,11 +1123,21 @@ impl Tenants {
                 return Err(TenantError::BelowUse(exceeded.join(", ")));
             }
         }
-        limits.clone_into(&mut record.limits);
+        record.limits = limits;
         self.push(&mut record, &resolver).await?;
         self.write(&mut record)?;
         self.audit(&record, "tenant.limits", name, "ok").await?;
         Ok(record)
+    }
+
+    /// Whether a tenant can have these limits and labels.
+    ///
+    /// # Errors
+    ///
+    /// When a limit is too small, or a label cannot be.
+    pub fn check(limits: &Limits, labels: &BTreeMap<String, String>) -> Result<(), TenantError> {
+        limits.check()?;
+        check_labels(labels)
     }
 
     /// Changes labels: all that are there are exchanged for these. A host is started anew with them.
@@ -1142,7 +1170,7 @@ impl Tenants {
         match record.state {
             State::Active => self.audit(&record, "tenant.labels", name, "ok").await?,
             // Nobody can write into its account.
-            _ => drop(self.journal(&record, "tenant.labels", name, "ok")?),
+            _ => self.journal_alone(&record, "tenant.labels", name, "suspended")?,
         }
         Ok(record)
     }
@@ -1175,9 +1203,10 @@ impl Tenants {
         what: &str,
     ) -> Result<Option<Duration>, TenantError> {
         let resolver = self.resolver().await?;
-        if record.suspended.is_none() {
+        match record.suspended {
             // Afterwards nobody can write into the account any more.
-            self.audit(record, what, &record.name, "ok").await?;
+            None => self.audit(record, what, &record.name, "ok").await?,
+            Some(_) => self.journal_alone(record, what, &record.name, "suspended")?,
         }
         // Also those whose users were issued while a clock was ahead.
         let now = self.now();
@@ -1289,8 +1318,9 @@ impl Tenants {
         }
         self.journal(&record, "tenant.purge", name, "ok")?;
         let journal = self.folder(name)?.join("journal.jsonl");
-        let kept = self.removed_folder()?.join(format!("{name}-{}.jsonl", self.now()));
-        std::fs::copy(&journal, &kept).map_err(FileError::io("copy", &journal))?;
+        files::keep_copy(&journal, &self.removed_folder()?, &format!("{name}-{}", self.now()))?;
+        // A tenant of the same name is another one.
+        Tokens::new(&self.home).forget(&record.account)?;
         self.take_back(&mut record, &resolver, quiet).await?;
         Ok(true)
     }
@@ -1328,7 +1358,22 @@ impl Tenants {
         label: &str,
         ttl: Option<Duration>,
     ) -> Result<Issued, TenantError> {
-        let done = self.try_creds(name, role, label, ttl).await;
+        let own = ["host:", "platform "].iter().any(|own| label.starts_with(own));
+        let done = match own || label.chars().any(char::is_control) {
+            true => Err(TenantError::UserLabel),
+            false => self.try_creds(name, role, label, ttl).await,
+        };
+        self.refused(name, "user.add", done)
+    }
+
+    /// A new user of a further host.
+    pub(crate) async fn creds_of_host(
+        &self,
+        name: &str,
+        role: Role,
+        label: &str,
+    ) -> Result<Issued, TenantError> {
+        let done = self.try_creds(name, role, label, None).await;
         self.refused(name, "user.add", done)
     }
 
@@ -1361,16 +1406,42 @@ impl Tenants {
     ///
     /// When there is no such user, or no server answers.
     pub async fn revoke(&self, name: &str, user: &str) -> Result<Vec<UserRecord>, TenantError> {
-        let done = self.try_revoke(name, user).await;
+        let done = self.try_revoke(name, user, false).await;
         self.refused(name, "user.revoke", done)
     }
 
-    async fn try_revoke(&self, name: &str, user: &str) -> Result<Vec<UserRecord>, TenantError> {
+    /// The same, if it is an engineer or a viewer: who ends one of the platform's own parts, or of a host's, has to be the platform's
+    /// operator.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tenants::revoke`], and when one of those that are meant is another ([`TenantError::NotAPerson`]).
+    pub async fn revoke_person(
+        &self,
+        name: &str,
+        user: &str,
+    ) -> Result<Vec<UserRecord>, TenantError> {
+        let done = self.try_revoke(name, user, true).await;
+        self.refused(name, "user.revoke", done)
+    }
+
+    async fn try_revoke(
+        &self,
+        name: &str,
+        user: &str,
+        person: bool,
+    ) -> Result<Vec<UserRecord>, TenantError> {
         let _lock = self.lock(&format!("revoke {name}"))?;
         let mut record = self.active(name)?;
         let (ended, kept): (Vec<_>, Vec<_>) =
             record.users.drain(..).partition(|found| found.id == user || found.label == user);
         record.users = kept;
+        let is_person = |user: &UserRecord| {
+            !user.platform && matches!(user.role, Role::Operator | Role::Viewer)
+        };
+        if person && !ended.iter().all(is_person) {
+            return Err(TenantError::NotAPerson);
+        }
         if ended.is_empty() {
             let (tenant, user) = (name.to_owned(), user.chars().take(80).collect());
             return Err(TenantError::UnknownUser { tenant, user });
@@ -1386,9 +1457,8 @@ impl Tenants {
         // The record first: with it the next push, whatever for, ends them too.
         self.write(&mut record)?;
         self.push(&mut record, &self.resolver().await?).await?;
-        for user in &ended {
-            self.audit(&record, "user.revoke", &user.id, "ok").await?;
-        }
+        let ids: Vec<&str> = ended.iter().map(|user| user.id.as_str()).collect();
+        self.audit_all(&record, "user.revoke", &ids).await?;
         Ok(ended)
     }
 
@@ -1493,10 +1563,63 @@ impl Tenants {
         let error = match kept {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {AUDIT_PATIENCE:?}"),
+            Err(_) => no_answer(),
         };
-        self.journal(record, "audit.missed", what, &error)?;
+        self.journal_alone(record, what, subject, &error)
+    }
+
+    /// The same for many subjects, over one connection and within the time of one.
+    async fn audit_all(
+        &self,
+        record: &Record,
+        what: &str,
+        subjects: &[&str],
+    ) -> Result<(), TenantError> {
+        let mut left = Vec::new();
+        for subject in subjects {
+            left.push(self.journal(record, what, subject, "ok")?);
+        }
+        left.reverse();
+        let all = async {
+            let js = jetstream::new(self.admin(record).await?);
+            while let Some(entry) = left.last() {
+                self.keep_with(&js, record, entry).await?;
+                left.pop();
+            }
+            Ok::<_, TenantError>(())
+        };
+        let error = match tokio::time::timeout(AUDIT_PATIENCE, all).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => no_answer(),
+        };
+        for entry in left.iter().rev() {
+            self.journal_alone(record, what, &entry.subject, &error)?;
+        }
         Ok(())
+    }
+
+    /// Writes what was done into the journal, which alone has it: a page of an active tenant's log shows it from there.
+    fn journal_alone(
+        &self,
+        record: &Record,
+        what: &str,
+        subject: &str,
+        reason: &str,
+    ) -> Result<(), TenantError> {
+        let reason: String = reason.chars().take(OUTCOME_MAX).collect();
+        self.journal(record, what, subject, &format!("ok, in the journal alone: {reason}"))?;
+        Ok(())
+    }
+
+    /// Whether what is refused to a tenant, or fails, is still written into its journal: there is an end to it, because nobody
+    /// who is refused may fill the platform's disk.
+    #[must_use]
+    pub fn keeps_refusals(&self, name: &str) -> bool {
+        self.folder(name).is_ok_and(|folder| {
+            let journal = std::fs::metadata(folder.join("journal.jsonl"));
+            folder.is_dir() && journal.map_or(0, |about| about.len()) < JOURNAL_MAX
+        })
     }
 
     /// Writes what was refused, or failed, into the tenant's journal, where there is one. Not into its account: its own log has
@@ -1509,14 +1632,10 @@ impl Tenants {
     ) -> Result<T, TenantError> {
         if let Err(error) = &done
             && let Ok(Some(record)) = self.read(name)
-            && let Ok(folder) = self.folder(name)
+            && self.keeps_refusals(name)
         {
-            let size =
-                std::fs::metadata(folder.join("journal.jsonl")).map_or(0, |about| about.len());
             let reason: String = error.to_string().chars().take(OUTCOME_MAX).collect();
-            if size < JOURNAL_MAX
-                && let Err(error) = self.journal(&record, what, name, &format!("refused: {reason}"))
-            {
+            if let Err(error) = self.journal(&record, what, name, &format!("refused: {reason}")) {
                 // The caller is told of the reason itself.
                 let _ = error;
             }
@@ -1526,16 +1645,39 @@ impl Tenants {
 
     /// Keeps an entry in the tenant's own account.
     async fn keep(&self, record: &Record, entry: &Entry) -> Result<(), TenantError> {
-        let bytes = json(entry)?;
         let js = jetstream::new(self.admin(record).await?);
-        let signature = self.home.operator_signing()?.sign(&signed_text(&record.lattice, &bytes));
-        let signature = signature.map_err(|e| JwtError::Sign(e.to_string()))?;
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert(SIGNATURE, STANDARD.encode(signature).as_str());
-        let subject = audit_subject(&record.lattice);
-        let sent = js.publish_with_headers(subject, headers, bytes.into()).await;
-        sent.map_err(|e| wrong(record, &e))?.await.map_err(|e| wrong(record, &e))?;
-        Ok(())
+        self.keep_with(&js, record, entry).await
+    }
+
+    /// The same with a connection that is there.
+    async fn keep_with(
+        &self,
+        js: &jetstream::Context,
+        record: &Record,
+        entry: &Entry,
+    ) -> Result<(), TenantError> {
+        let bytes = Bytes::from(json(entry)?);
+        let mut stream = js.get_stream(AUDIT_STREAM).await.map_err(|e| wrong(record, &e))?;
+        let mut tries = 0;
+        loop {
+            let last = stream.info().await.map_err(|e| wrong(record, &e))?.state.last_sequence;
+            let signed = signed_text(&record.lattice, last.saturating_add(1), &bytes);
+            let signature = self.home.operator_signing()?.sign(&signed);
+            let signature = signature.map_err(|e| JwtError::Sign(e.to_string()))?;
+            let publish = Publish::build()
+                .payload(bytes.clone())
+                .header(SIGNATURE, STANDARD.encode(signature).as_str())
+                .expected_last_sequence(last);
+            let sent = js.send_publish(audit_subject(&record.lattice), publish).await;
+            match sent.map_err(|e| wrong(record, &e))?.await {
+                Ok(_) => return Ok(()),
+                // Somebody else has written meanwhile.
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence && tries < 10 => {
+                    tries += 1;
+                }
+                Err(error) => return Err(wrong(record, &error)),
+            }
+        }
     }
 
     fn journal(
@@ -1554,15 +1696,7 @@ impl Tenants {
             by_tenant: false,
         };
         let path = self.folder(&record.name)?.join("journal.jsonl");
-        let mut line = json(&entry)?;
-        line.push(b'\n');
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| file.write_all(&line))
-            .map_err(FileError::io("write", &path))?;
+        files::append_line(&path, &json(&entry)?)?;
         Ok(entry)
     }
 
@@ -1571,6 +1705,8 @@ impl Tenants {
         let user = KeyPair::new_user();
         let mut claims = Claims::new("millrace provisioning", &user.public_key(), User::default());
         claims.nats.claims.issuer_account = record.account.clone();
+        // Answers go where no engineer may listen, or answer in another's place.
+        claims.nats.tags.push(format!("inbox:{PLATFORM_INBOX}"));
         // The server compares it with its own clock.
         claims.exp = crate::now() + ADMIN_SECONDS;
         // While everybody is revoked, it has to be issued after that.
@@ -1807,7 +1943,7 @@ pub(crate) fn entry_of(
     // The platform's are signed: a consumer delivers to any subject, so an engineer of the tenant can have something put there.
     let signature = message.headers.get(SIGNATURE).map(|value| value.as_str());
     let signature = signature.and_then(|text| STANDARD.decode(text).ok());
-    let signed = signed_text(lattice, &message.payload);
+    let signed = signed_text(lattice, message.sequence, &message.payload);
     if !by_tenant && signature.is_none_or(|bytes| operator.verify(&signed, &bytes).is_err()) {
         return None;
     }
@@ -1816,14 +1952,18 @@ pub(crate) fn entry_of(
     Some(Entry { by_tenant, ..entry })
 }
 
-/// What is signed of an entry: with the lattice, so that it counts in no other.
-fn signed_text(lattice: &str, entry: &[u8]) -> Vec<u8> {
-    [b"millrace-audit\n", lattice.as_bytes(), b"\n", entry].concat()
+/// What is signed of an entry: with the lattice and its number in the stream, so that it counts nowhere else, and once.
+fn signed_text(lattice: &str, sequence: u64, entry: &[u8]) -> Vec<u8> {
+    [format!("millrace-audit\n{lattice}\n{sequence}\n").as_bytes(), entry].concat()
 }
 
 /// From when on a user does not count: now, or when it was issued by a clock that was ahead of this one.
 fn ended_at(user: &UserRecord, now: i64) -> i64 {
     now.max(user.issued)
+}
+
+fn no_answer() -> String {
+    format!("no answer within {AUDIT_PATIENCE:?}")
 }
 
 /// Connections of a tenant's account.

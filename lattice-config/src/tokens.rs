@@ -94,6 +94,8 @@ pub struct Token {
     pub role: Access,
     /// The one tenant that it is for; without, it is for all.
     pub tenant: Option<String>,
+    /// That tenant's account. Another tenant of the same name, later, has another one, and the token is not for it.
+    pub account: Option<String>,
     /// When it was made, in seconds since the Unix epoch.
     pub created: i64,
     /// When it ends, in seconds since the Unix epoch; 0 for never.
@@ -123,7 +125,8 @@ impl Tokens {
         self
     }
 
-    /// Makes a token that ends after so many seconds, or never. The text is nowhere else afterwards.
+    /// Makes a token that ends after so many seconds, or never; for one tenant, by its name and account, or for all. The text is
+    /// nowhere else afterwards.
     ///
     /// # Errors
     ///
@@ -132,14 +135,14 @@ impl Tokens {
         &self,
         name: &str,
         role: Access,
-        tenant: Option<&str>,
+        tenant: Option<(&str, &str)>,
         seconds: Option<i64>,
     ) -> Result<(Token, String), TokenError> {
         let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || name.len() > 60 || !name.chars().all(is_good) {
             return Err(TokenError::Name(name.chars().take(80).collect()));
         }
-        tenant.map(names::check).transpose()?;
+        tenant.map(|(name, _)| names::check(name)).transpose()?;
         let _alone = files::exclusive(self.home.root())?;
         let mut all = self.list()?;
         if all.iter().any(|token| token.name == name) {
@@ -154,7 +157,8 @@ impl Tokens {
         let token = Token {
             name: name.to_owned(),
             role,
-            tenant: tenant.map(str::to_owned),
+            tenant: tenant.map(|(name, _)| name.to_owned()),
+            account: tenant.map(|(_, account)| account.to_owned()),
             created: now,
             expires: seconds.map_or(0, |seconds| now.saturating_add(seconds.max(1))),
             hash: hash(&text),
@@ -192,6 +196,19 @@ impl Tokens {
         let token = all.remove(found.ok_or_else(unknown)?);
         self.write(&all)?;
         Ok(token)
+    }
+
+    /// Ends all tokens of a tenant that is purged.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or written.
+    pub(crate) fn forget(&self, account: &str) -> Result<(), TokenError> {
+        let _alone = files::exclusive(self.home.root())?;
+        let mut all = self.list()?;
+        let before = all.len();
+        all.retain(|token| token.account.as_deref() != Some(account));
+        if all.len() == before { Ok(()) } else { self.write(&all) }
     }
 
     /// The token of a text, if there is one that counts. How long it takes says nothing about how much of the text was right.
@@ -251,7 +268,8 @@ mod tests {
         let home = Home::create(&folder.path().join("lattices"), None).unwrap();
         let tokens = Tokens::new(&home);
         let (admin, text) = tokens.add("ci", Access::Admin, None, None).unwrap();
-        let (short, other) = tokens.add("anna", Access::Viewer, Some("acme"), Some(60)).unwrap();
+        let acme = Some(("acme", "AACME"));
+        let (short, other) = tokens.add("anna", Access::Viewer, acme, Some(60)).unwrap();
         assert_ne!(text, other);
         assert_eq!(tokens.find(&text).unwrap(), Some(admin));
         assert_eq!(tokens.find(&other).unwrap(), Some(short));
@@ -288,7 +306,7 @@ mod tests {
             let made = tokens.add(odd, Access::Admin, None, None);
             assert!(matches!(made, Err(TokenError::Name(_))), "{odd:?}");
         }
-        let made = tokens.add("a", Access::Admin, Some("../x"), None);
+        let made = tokens.add("a", Access::Admin, Some(("../x", "A")), None);
         assert!(matches!(made, Err(TokenError::Tenant(_))));
         tokens.add("a", Access::Admin, None, None).unwrap();
         let made = tokens.add("a", Access::Admin, None, None);

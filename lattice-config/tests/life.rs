@@ -223,12 +223,12 @@ async fn names_and_limits_that_cannot_be() {
         js.create_stream(config).await.unwrap();
     }
     let fewer = Limits { streams: 20, ..Limits::default() };
-    let error = bed.tenants.limits("acme", &fewer, false).await.unwrap_err().to_string();
+    let error = bed.tenants.limits("acme", |_| fewer.clone(), false).await.unwrap_err().to_string();
     assert!(error.contains("streams 24 of 20"), "{error}");
-    bed.tenants.limits("acme", &fewer, true).await.unwrap();
+    bed.tenants.limits("acme", |_| fewer.clone(), true).await.unwrap();
     let config = jetstream::stream::Config { name: "more".into(), ..Default::default() };
     assert!(js.create_stream(config.clone()).await.is_err());
-    bed.tenants.limits("acme", &Limits::default(), false).await.unwrap();
+    bed.tenants.limits("acme", |_| Limits::default(), false).await.unwrap();
     js.create_stream(config).await.unwrap();
 }
 
@@ -596,6 +596,14 @@ async fn roles_do_their_work_and_no_more() {
     let bait = js.create_stream(bait).await.unwrap();
     let forged = r#"{"time":1,"who":"root","what":"tenant.forged","subject":"x","outcome":"ok"}"#;
     js.publish("millrace.acme.bait", forged.into()).await.unwrap().await.unwrap();
+    // Also not one of the platform's own entries, with its signature, once more.
+    let own = js.get_stream_no_info("MILLRACE_AUDIT").await.unwrap();
+    let own = own.get_raw_message(1).await.unwrap();
+    let mut signed = async_nats::HeaderMap::new();
+    signed.insert("Millrace-Signature", own.headers.get("Millrace-Signature").unwrap().as_str());
+    let (headers, payload) = (signed.clone(), own.payload.clone());
+    let again = js.publish_with_headers("millrace.acme.bait", headers, payload);
+    again.await.unwrap().await.unwrap();
     let consumer = jetstream::consumer::push::Config {
         deliver_subject: "millrace-audit.acme.platform".into(),
         ack_policy: jetstream::consumer::AckPolicy::None,
@@ -605,9 +613,30 @@ async fn roles_do_their_work_and_no_more() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     made.unwrap();
     let log = jetstream::new(viewer).get_stream("MILLRACE_AUDIT").await.unwrap();
-    assert_eq!(log.cached_info().state.messages, 2, "the forged one is there");
+    assert_eq!(log.cached_info().state.messages, 3, "the forged ones are there");
+    // Nor what a stream publishes once more, under the log's own subject.
+    let again = jetstream::stream::Config {
+        name: "again".into(),
+        subjects: vec!["millrace.acme.again".into()],
+        republish: Some(jetstream::stream::Republish {
+            source: "millrace.acme.again".into(),
+            destination: "millrace-audit.acme.platform".into(),
+            headers_only: false,
+        }),
+        ..Default::default()
+    };
+    js.create_stream(again).await.unwrap();
+    for (headers, payload) in [(signed, own.payload), (Default::default(), forged.into())] {
+        let sent = js.publish_with_headers("millrace.acme.again", headers, payload);
+        sent.await.unwrap().await.unwrap();
+    }
+    until("the forged ones are there", async || log.get_raw_message(5).await.is_ok()).await;
+    let last = log.get_raw_message(4).await.unwrap();
+    assert_eq!(last.subject.as_str(), "millrace-audit.acme.platform");
+    assert!(last.headers.get("Millrace-Signature").is_some());
     // The log itself is whole.
-    assert_eq!(audit_log(&bed.tenants, "acme").await.len(), 1);
+    let page = bed.tenants.audit_page("acme", None, 100).await.unwrap();
+    assert_eq!(page.entries.len(), 1, "{:?}", page.entries);
 }
 
 /// A tenant that has used up its connections, or its disk, is suspended all the same: there is no room for the entry of its audit log,
@@ -630,7 +659,23 @@ async fn a_tenant_cannot_hold_up_its_suspension() {
     }
     let journal = bed.tenants.folder("acme").unwrap().join("journal.jsonl");
     let journal = fs::read_to_string(journal).unwrap();
-    assert!(journal.contains("tenant.suspend") && journal.contains("audit.missed"), "{journal}");
+    assert!(
+        journal.contains("tenant.suspend") && journal.contains("in the journal alone"),
+        "{journal}"
+    );
+    // Also what is done while nobody can write into the account is shown when it is at work again, and nothing twice.
+    bed.tenants.labels("acme", &[("site".to_owned(), "a".to_owned())].into()).await.unwrap();
+    bed.tenants.remove("acme", Duration::from_secs(3600)).await.unwrap();
+    bed.tenants.remove("acme", Duration::from_secs(60)).await.unwrap();
+    bed.tenants.resume("acme").await.unwrap();
+    let log = bed.tenants.audit_page("acme", None, 100).await.unwrap().entries;
+    let what: Vec<_> = log.iter().map(|logged| (logged.log, logged.entry.what.as_str())).collect();
+    let alone = ["tenant.suspend", "tenant.labels", "tenant.remove", "tenant.remove"];
+    let of = |wanted: Log| -> Vec<&str> {
+        what.iter().filter(|(log, _)| *log == wanted).map(|(_, what)| *what).collect()
+    };
+    assert_eq!(of(Log::Journal), alone);
+    assert_eq!(of(Log::Platform), ["tenant.add", "tenant.resume"]);
 }
 
 /// The key that signs was being exchanged, and that was interrupted. Who was given the new key's signature meanwhile, and revoked,

@@ -72,3 +72,49 @@ fn every_promise_of_delivery_has_a_test() {
         }
     }
 }
+
+/// A dashboard asks for nothing that is not there: what is is on the page of metrics, which another test compares with what is served.
+#[test]
+fn the_dashboard_asks_for_metrics_that_there_are() {
+    let page = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| `millrace_"));
+    let mut known = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let name = cells[1].trim_matches('`').to_owned();
+        if cells[2] == "histogram" {
+            known.extend(["_bucket", "_sum", "_count"].map(|part| format!("{name}{part}")));
+        } else {
+            known.insert(name);
+        }
+    }
+    assert!(known.len() > 30, "{known:?}");
+    let text = std::fs::read_to_string(root().join("docs/grafana/millrace.json")).unwrap();
+    let board: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let panels = board["panels"].as_array().unwrap();
+    let asked: Vec<&str> = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().into_iter().flatten())
+        .map(|target| target["expr"].as_str().unwrap())
+        .collect();
+    assert!(asked.len() > 15, "{asked:?}");
+    for expression in asked {
+        let names: Vec<&str> = expression
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("millrace_"))
+            .collect();
+        assert!(!names.is_empty(), "{expression}");
+        for name in names {
+            assert!(known.contains(name), "{name} of {expression} is not on the page");
+        }
+    }
+    // No two panels in one place, and none beside the board.
+    let mut places = BTreeSet::new();
+    for panel in panels {
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|at| panel["gridPos"][at].as_u64().unwrap());
+        assert!(x + w <= 24, "{panel}");
+        for place in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(places.insert(place), "{} lies on another", panel["title"]);
+        }
+    }
+}

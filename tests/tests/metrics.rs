@@ -33,12 +33,15 @@ struct Family {
 }
 
 /// Reads the text format (version 0.0.4) and takes nothing that its specification does not have: each family in one
-/// piece after its HELP and TYPE, no series twice, counters called `_total`.
+/// piece after its HELP and TYPE, no series twice, counters called `_total`, classes of a histogram in their order. Of a
+/// histogram its count is kept.
 fn parse(text: &str) -> BTreeMap<String, Family> {
     assert!(text.ends_with('\n'), "the last line has an end");
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut now = String::new();
     let mut described = String::new();
+    // Of a histogram: its classes so far.
+    let mut classes: Vec<(f64, f64)> = Vec::new();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').unwrap();
@@ -48,16 +51,34 @@ fn parse(text: &str) -> BTreeMap<String, Family> {
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap();
             assert_eq!(name, described, "help and type belong together");
-            assert!(["counter", "gauge"].contains(&kind), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             assert!(is_name(name, ":"), "{line}");
             name.clone_into(&mut now);
             let family = Family { kind: kind.to_owned(), series: Vec::new() };
             assert!(families.insert(now.clone(), family).is_none(), "{line}");
         } else {
-            let (name, labels, value) = sample(line);
-            assert_eq!(name, now, "a sample stands in its family: {line}");
-            let family = families.get_mut(&name).unwrap();
+            let (name, mut labels, value) = sample(line);
+            let family = families.get_mut(&now).unwrap();
+            if family.kind == "histogram" {
+                match name.strip_prefix(&now) {
+                    Some("_bucket") => {
+                        let bound: f64 = labels.remove("le").unwrap().parse().unwrap();
+                        let grows = classes.last().is_none_or(|(b, v)| *b < bound && *v <= value);
+                        assert!(grows, "{line}");
+                        classes.push((bound, value));
+                        continue;
+                    }
+                    Some("_sum") => continue,
+                    Some("_count") => {
+                        assert_eq!(classes.last(), Some(&(f64::INFINITY, value)), "{line}");
+                        classes.clear();
+                    }
+                    _ => panic!("a sample stands in its family: {line}"),
+                }
+            } else {
+                assert_eq!(name, now, "a sample stands in its family: {line}");
+            }
             assert!(family.series.iter().all(|(l, _)| *l != labels), "twice: {line}");
             assert!(family.kind == "gauge" || value >= 0.0, "{line}");
             family.series.push((labels, value));

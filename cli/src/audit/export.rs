@@ -1,6 +1,6 @@
 //! An audit log in a file that grows: each call appends what is new, and a call that was cut off in the middle is mended by the next.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -87,6 +87,18 @@ impl Export {
         };
         let format = format.unwrap_or(named);
         let mark = mark(&path);
+        let could_not = || format!("could not write {}", path.display());
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        let mut file = options.open(&path).with_context(could_not)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => anyhow::bail!(
+                "another `audit --out` writes {} now: let it end, or name another file",
+                path.display()
+            ),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(could_not),
+        }
         let state = match std::fs::read(&mark) {
             Ok(bytes) => Some(serde_json::from_slice::<State>(&bytes).with_context(|| {
                 format!("{} is damaged; name another file with --out", mark.display())
@@ -96,9 +108,6 @@ impl Export {
                 return Err(error).with_context(|| format!("could not read {}", mark.display()));
             }
         };
-        let could_not = || format!("could not write {}", path.display());
-        let mut options = OpenOptions::new();
-        options.append(true).mode(0o600);
         let Some(state) = state else {
             let head = format.head().map(|head| format!("{head}\n")).unwrap_or_default();
             // What a call left that was cut off before its first entry is begun anew.
@@ -112,7 +121,6 @@ impl Export {
                 path.display(),
                 mark.display()
             );
-            let mut file = options.create(true).open(&path).with_context(could_not)?;
             file.set_len(0)
                 .and_then(|()| file.write_all(head.as_bytes()))
                 .with_context(could_not)?;
@@ -124,7 +132,6 @@ impl Export {
             "{} has other entries, or in another format: name another file with --out",
             path.display()
         );
-        let file = options.open(&path).with_context(could_not)?;
         let length = file.metadata().with_context(could_not)?.len();
         anyhow::ensure!(
             length >= state.bytes,
@@ -234,6 +241,9 @@ mod tests {
         let sequences: Vec<_> =
             lines.iter().map(|line| line["sequence"].as_u64().unwrap()).collect();
         assert_eq!(sequences, [1, 2, 3]);
+        // Two at once would each take back what the other has written.
+        assert!(open("acme *").err().unwrap().to_string().contains("another `audit --out`"));
+        drop(export);
         // Not another log's, not another format, not a file that somebody cut, not somebody's own file.
         assert!(open("beta *").is_err());
         assert!(Export::open(path.clone(), Some(Format::Csv), "acme *".to_owned()).is_err());

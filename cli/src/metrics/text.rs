@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use millrace_kit::status::{Direction, LinkStatus, State};
-use millrace_kit::{Counters, ErrorKind, ProviderStatus, Queue};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use millrace_kit::telemetry::BOUNDS_US;
+use millrace_kit::{Counters, ErrorKind, Histogram, ProviderStatus, Queue};
+use prometheus::proto::{Bucket, Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::look::Seen;
 
@@ -158,6 +159,20 @@ fn families(lattice: &str, seen: &Seen) -> Vec<MetricFamily> {
         let series = links.iter().map(|(key, link)| (key.labels(lattice), read(link)));
         families.push(family(name, *kind, help, series));
     }
+    let acknowledged = links.iter().map(|(key, link)| (key, &link.counters.acknowledged));
+    families.push(histogram(
+        "millrace_link_acknowledgement_seconds",
+        "Times from arrival to acknowledgement, of batches.",
+        lattice,
+        acknowledged,
+    ));
+    let sources = links.iter().filter(|(_, link)| link.direction == Direction::Source);
+    families.push(histogram(
+        "millrace_link_call_seconds",
+        "Times of calls of the stage by this link, whatever came of them.",
+        lattice,
+        sources.map(|(key, link)| (key, &link.counters.calls)),
+    ));
     let errors = links.iter().flat_map(|(key, link)| {
         // All kinds, also those without errors: of a counter that appears the first step is not seen.
         ErrorKind::ALL.into_iter().map(|kind| {
@@ -335,6 +350,48 @@ fn links(providers: &[ProviderStatus]) -> BTreeMap<Key<'_>, LinkStatus> {
     links
 }
 
+/// A family of histograms, with the same classes as they are counted in.
+fn histogram<'a>(
+    name: &str,
+    help: &str,
+    lattice: &'a str,
+    series: impl Iterator<Item = (&'a Key<'a>, &'a Histogram)>,
+) -> MetricFamily {
+    let metrics = series.map(|(key, times)| {
+        let mut metric = Metric::from_label(pairs(key.labels(lattice)));
+        let mut sum = 0_u64;
+        let buckets = BOUNDS_US.iter().enumerate().map(|(class, bound)| {
+            sum = sum.saturating_add(times.counts.get(class).copied().unwrap_or(0));
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(seconds(*bound, 1e6));
+            bucket.set_cumulative_count(sum);
+            bucket
+        });
+        let mut whole = prometheus::proto::Histogram::default();
+        whole.set_bucket(buckets.collect());
+        whole.set_sample_sum(seconds(times.sum_us, 1e6));
+        whole.set_sample_count(times.count());
+        metric.set_histogram(whole);
+        metric
+    });
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(MetricType::HISTOGRAM);
+    family.set_metric(metrics.collect());
+    family
+}
+
+fn pairs(labels: Labels<'_>) -> Vec<LabelPair> {
+    let pairs = labels.into_iter().map(|(name, value)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.to_owned());
+        pair.set_value(value.to_owned());
+        pair
+    });
+    pairs.collect()
+}
+
 fn family<'a>(
     name: &str,
     kind: MetricType,
@@ -342,13 +399,7 @@ fn family<'a>(
     series: impl IntoIterator<Item = (Labels<'a>, f64)>,
 ) -> MetricFamily {
     let metrics = series.into_iter().map(|(labels, value)| {
-        let pairs = labels.into_iter().map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name(name.to_owned());
-            pair.set_value(value.to_owned());
-            pair
-        });
-        let mut metric = Metric::from_label(pairs.collect());
+        let mut metric = Metric::from_label(pairs(labels));
         match kind {
             MetricType::COUNTER => {
                 let mut counter = Counter::default();
@@ -426,6 +477,28 @@ mod tests {
                 ]
             );
         }
+    }
+
+    #[test]
+    fn times_are_counted_in_classes_that_each_have_those_before_them() {
+        let mut slow = link(State::Connected, 1);
+        let mut counts = vec![0; BOUNDS_US.len() + 1];
+        (counts[0], counts[3], counts[16]) = (5, 2, 1);
+        slow.counters.calls = Histogram { counts, sum_us: 61_000_000 };
+        let seen = Seen { hosts: 1, providers: vec![provider(vec![slow])] };
+        let lines = lines(&seen, "millrace_link_call_seconds_bucket");
+        assert_eq!(lines.len(), BOUNDS_US.len() + 1);
+        for (bound, count) in
+            [("0.0005", "5"), ("0.0025", "5"), ("0.005", "7"), ("60", "7"), ("+Inf", "8")]
+        {
+            let line = lines.iter().find(|l| l.contains(&format!("le=\"{bound}\""))).unwrap();
+            assert!(line.ends_with(&format!(" {count}")), "{line}");
+        }
+        let text = encode("hall", &seen).unwrap();
+        assert!(text.contains("# TYPE millrace_link_call_seconds histogram\n"), "{text}");
+        let of = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(of("millrace_link_call_seconds_sum").ends_with(" 61"));
+        assert!(of("millrace_link_call_seconds_count").ends_with(" 8"));
     }
 
     #[test]

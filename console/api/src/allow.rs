@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
-use axum::http::Method;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONNECTION};
+use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use millrace_lattice_config::tenants::Entry;
@@ -143,10 +143,17 @@ pub(crate) fn stranger(api: &Api, call: &str, problem: Problem) -> Response {
     // Strangers are many, and must not push everything else out of the journal.
     let problem = match api.0.allow.take(None) {
         Ok(()) => problem,
-        Err(wait) => return Problem::too_many(wait).into_response(),
+        Err(wait) => return closed(Problem::too_many(wait)),
     };
     note(api, "nobody", "api.call", call, &format!("refused: {problem}"));
-    problem.into_response()
+    closed(problem)
+}
+
+/// The last answer on its connection: there are not so many that strangers could keep them.
+fn closed(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Takes one of a caller's calls, or answers that there are too many.
@@ -174,7 +181,8 @@ fn caller(api: &Api, request: &Request) -> Result<Caller, Problem> {
     let Some(session) = api.0.sessions.of(headers, Instant::now()) else {
         return Err(Problem::unauthorized("no token was given, and there is no session"));
     };
-    if !api.0.tokens.is_good(&session.token).map_err(|error| Problem::broken(&error))? {
+    let is_good = api.0.tokens.is_good(&session.token).map_err(|error| Problem::broken(&error))?;
+    if !is_good || !has_its_tenant(api, &session.token) {
         api.0.sessions.end(&session);
         return Err(Problem::unauthorized("the session has ended with its token"));
     }
@@ -188,10 +196,18 @@ fn caller(api: &Api, request: &Request) -> Result<Caller, Problem> {
 /// Whose token a text is.
 pub(crate) fn by_token(api: &Api, text: &str) -> Result<Caller, Problem> {
     match api.0.tokens.find(text) {
-        Ok(Some(token)) => Ok(Caller { token, session: None }),
+        Ok(Some(token)) if has_its_tenant(api, &token) => Ok(Caller { token, session: None }),
+        Ok(Some(_)) => Err(Problem::unauthorized("the tenant that the token was for is gone")),
         Ok(None) => Err(Problem::unauthorized("the token is not known, or has ended")),
         Err(error) => Err(Problem::broken(&error)),
     }
+}
+
+/// Whether the tenant that a token is for is the one there is: one that was added later under its name is another.
+fn has_its_tenant(api: &Api, token: &Token) -> bool {
+    let Some(tenant) = &token.tenant else { return true };
+    let record = api.0.tenants.get(tenant);
+    record.is_ok_and(|record| token.account.as_ref() == Some(&record.account))
 }
 
 /// Writes into the journal of calls.

@@ -133,12 +133,26 @@ impl fmt::Display for Problem {
 
 impl From<TenantError> for Problem {
     fn from(error: TenantError) -> Self {
+        // What went wrong is said; that nothing is left of it is seen by asking.
+        let error = match error {
+            TenantError::RolledBack { source, .. } => *source,
+            error => error,
+        };
         let detail = error.to_string();
         let with = |status, kind, title| Self::new(status, kind, title, detail.clone());
         match &error {
             TenantError::Name(_) => Self::field("name", &detail),
             TenantError::Cursor(_) => Self::field("cursor", &detail),
             TenantError::Label(_) => Self::field("labels", &detail),
+            TenantError::UserLabel => Self::field("label", &detail),
+            TenantError::NotAPerson => Self::forbidden(format!(
+                "{detail}; a token for one tenant ends its engineers and viewers"
+            )),
+            TenantError::JetStream { .. } => {
+                eprintln!("control API: {error}");
+                let title = "The tenant's account does not take it";
+                with(StatusCode::SERVICE_UNAVAILABLE, "account", title)
+            }
             TenantError::LimitTooSmall { what, .. } => {
                 Self::field(&format!("limits.{what}"), &detail)
             }

@@ -1,8 +1,9 @@
 //! The server: connections, TLS, and time for what comes before a request.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http1;
@@ -21,6 +22,8 @@ use crate::Api;
 
 /// Most connections at once. Further ones wait.
 const CONNECTIONS: usize = 256;
+/// Most of one address that is not this machine's own: a proxy here may speak for many. Further ones are closed.
+const OF_ONE: usize = 64;
 /// How long a TLS handshake, and the head of a request, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A connection is closed after this time, so that nobody keeps one for ever.
@@ -118,20 +121,54 @@ impl Server {
         let service = TowerToHyperService::new(api.router(self.tls.is_some()));
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = tokio::task::JoinSet::new();
+        let peers = Peers::default();
         loop {
             // Never closed.
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-            let Ok((stream, _)) = self.listener.accept().await else {
+            let Ok((stream, peer)) = self.listener.accept().await else {
                 // Such as no more files; it is no reason to end.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
             while connections.try_join_next().is_some() {}
+            let Some(of_peer) = peers.enter(peer.ip()) else { continue };
             let (tls, service) = (self.tls.as_mut().map(Renewed::newest), service.clone());
             connections.spawn(async move {
-                let _permit = permit;
+                let _held = (permit, of_peer);
                 let _ = tokio::time::timeout(LIFE, connection(stream, tls, service)).await;
             });
+        }
+    }
+}
+
+/// How many connections each address has.
+#[derive(Debug, Clone, Default)]
+struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them.
+struct OfPeer(Peers, IpAddr);
+
+impl Peers {
+    /// One more of an address, unless it has too many.
+    fn enter(&self, address: IpAddr) -> Option<OfPeer> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(address).or_default();
+        if *count >= OF_ONE && !address.is_loopback() {
+            return None;
+        }
+        *count += 1;
+        Some(OfPeer(self.clone(), address))
+    }
+}
+
+impl Drop for OfPeer {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.1) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                all.remove(&self.1);
+            }
         }
     }
 }
@@ -170,4 +207,24 @@ fn acceptor(tls: &TlsFiles) -> Result<TlsAcceptor, ServeError> {
         .with_single_cert(chain, key)
         .map_err(|e| wrong(path, e.to_string()))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_some_connections_and_others_have_theirs() {
+        let peers = Peers::default();
+        let (a, b): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let own: IpAddr = "127.0.0.1".parse().unwrap();
+        let mut of_a: Vec<_> = (0..OF_ONE).map(|_| peers.enter(a).unwrap()).collect();
+        assert!(peers.enter(a).is_none() && peers.enter(b).is_some());
+        let proxy: Vec<_> = (0..=OF_ONE).map(|_| peers.enter(own)).collect();
+        assert!(proxy.iter().all(Option::is_some));
+        of_a.pop();
+        assert!(peers.enter(a).is_some());
+        drop((of_a, proxy));
+        assert!(peers.0.lock().unwrap().is_empty());
+    }
 }

@@ -51,7 +51,9 @@ impl Bed {
     }
 
     fn token(&self, name: &str, role: Access, tenant: Option<&str>) -> String {
-        self.tokens.add(name, role, tenant, None).unwrap().1
+        let record = tenant.map(|tenant| self.tenants.get(tenant).unwrap());
+        let of = record.as_ref().map(|record| (record.name.as_str(), record.account.as_str()));
+        self.tokens.add(name, role, of, None).unwrap().1
     }
 
     fn call(&self, method: Method, path: &str, token: &str) -> RequestBuilder {
@@ -257,6 +259,85 @@ async fn who_may_do_what() {
     assert!(has("api token looks", "PUT /v1/tenants/gamma"));
 }
 
+/// A tenant that was purged, and another one that has its name.
+#[tokio::test]
+async fn a_token_for_one_tenant_is_for_no_other_of_its_name() {
+    let bed = Bed::fast().await;
+    let path = "/v1/tenants/acme";
+    bed.send(Method::PUT, path, json!({})).await;
+    let token = bed.token("anna", Access::Admin, Some("acme"));
+    let kept = bed.tokens.list().unwrap();
+    let (cookie, _) = cookie(&bed.sign_in(&token).send().await.unwrap());
+    assert_eq!(answer(bed.by(&cookie, Method::GET, path)).await.0, 200);
+    bed.send(Method::DELETE, "/v1/tenants/acme?purge=true", json!({})).await;
+    assert_eq!(bed.tokens.list().unwrap().len(), kept.len() - 1, "it went with its tenant");
+    // As where a backup of the tokens was put back.
+    let file = bed.home.root().join("api-tokens.json");
+    std::fs::write(file, serde_json::to_vec(&kept).unwrap()).unwrap();
+    for added in [false, true] {
+        if added {
+            assert_eq!(bed.send(Method::PUT, path, json!({})).await.0, 201);
+        }
+        for call in [
+            bed.call(Method::GET, path, &token),
+            with(
+                bed.call(Method::POST, "/v1/tenants/acme/users", &token),
+                &json!({ "role": "operator" }),
+            ),
+            bed.by(&cookie, Method::GET, path),
+            bed.sign_in(&token),
+        ] {
+            let (status, problem) = answer(call).await;
+            assert_eq!((status, kind(&problem)), (StatusCode::UNAUTHORIZED, "unauthorized"));
+        }
+    }
+    assert_eq!(bed.tenants.get("acme").unwrap().users.len(), 7);
+}
+
+/// What a tenant's own admin may not end, or make look like it.
+#[tokio::test]
+async fn a_token_for_one_tenant_touches_no_host_of_it() {
+    let bed = Bed::fast().await;
+    bed.send(Method::PUT, "/v1/tenants/acme", json!({})).await;
+    let authority = Authority::create(&bed.home.tls_folder()).unwrap();
+    let new = millrace_lattice_config::join::NewHost {
+        url: "tls://plant.example:4222".into(),
+        authority: std::fs::read_to_string(authority.file()).unwrap(),
+        labels: Default::default(),
+        class: Default::default(),
+    };
+    bed.tenants.add_host("acme", "hall-3", new).await.unwrap();
+    let before = bed.tenants.get("acme").unwrap().users;
+    let token = bed.token("anna", Access::Admin, Some("acme"));
+    let host = before.iter().find(|user| user.label == "host:hall-3").unwrap().id.clone();
+    for user in ["host:hall-3", host.as_str(), "platform%20provider"] {
+        let call = bed.call(Method::DELETE, &format!("/v1/tenants/acme/users/{user}"), &token);
+        assert_eq!(answer(call).await.0, 403, "{user}");
+    }
+    for label in ["host:hall-4", "platform wadm", "\u{1b}[2J", "a\nb"] {
+        let body = json!({ "role": "viewer", "label": label });
+        let call = with(bed.call(Method::POST, "/v1/tenants/acme/users", &token), &body);
+        let (status, problem) = answer(call).await;
+        assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!("label")));
+    }
+    assert_eq!(bed.tenants.get("acme").unwrap().users, before);
+    // Who manages all tenants may.
+    assert_eq!(
+        bed.send(Method::DELETE, "/v1/tenants/acme/users/host:hall-3", json!({})).await.0,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_tenant_gets_both_limits_and_labels_or_none() {
+    let bed = Bed::fast().await;
+    bed.send(Method::PUT, "/v1/tenants/acme", json!({})).await;
+    let body = json!({ "limits": { "streams": 77 }, "labels": { "": "x" } });
+    let (status, problem) = bed.send(Method::PUT, "/v1/tenants/acme", body).await;
+    assert_eq!((status.as_u16(), &problem["errors"][0]["field"]), (422, &json!("labels")));
+    assert_eq!(bed.tenants.get("acme").unwrap().limits.streams, 500);
+}
+
 #[tokio::test]
 async fn without_a_good_token_there_is_nothing() {
     let bed = Bed::new(Rate::default()).await;
@@ -271,6 +352,8 @@ async fn without_a_good_token_there_is_nothing() {
     }
     let plain = bed.http.get(format!("{}/v1/nothing", bed.url)).send().await.unwrap();
     assert_eq!(plain.status(), 401);
+    // Strangers keep no connection.
+    assert_eq!(plain.headers()["connection"], "close");
     assert_eq!(plain.headers()["www-authenticate"], "Bearer");
     // Who tries many is slowed down, and those with a token are not; the token is written nowhere.
     let mut statuses = Vec::new();

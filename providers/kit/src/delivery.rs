@@ -289,8 +289,10 @@ impl Delivery {
         let body = piece.batch.for_attempt(piece.attempts);
         let began = Instant::now();
         let result = self.call(body, piece.batch.traceparent()).await;
+        let took = began.elapsed();
+        self.link.telemetry.called(took);
         watch.ended(match &result {
-            Ok(()) => Ended::Answered(began.elapsed()),
+            Ok(()) => Ended::Answered(took),
             Err(
                 CallError::Timeout(_)
                 | CallError::Away(_)

@@ -52,6 +52,6 @@ pub use link::{Link, LinkNames};
 pub use packed::Packed;
 pub use stage::{DeadLetters, Sink, Source, Stage, WriteError};
 pub use status::{Direction, LinkStatus, ProviderStatus, State};
-pub use telemetry::{Counters, Queue, Telemetry, Used, Uses};
+pub use telemetry::{Counters, Histogram, Queue, Telemetry, Used, Uses};
 pub use tokio_util::sync::CancellationToken;
 pub use writers::{Held, Refusal, Writers};

@@ -13,6 +13,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::answer::{ErrorKind, bounded};
 
+/// Upper bounds of the classes of a [`Histogram`], in microseconds, each inclusive. A last class has all that took longer.
+pub const BOUNDS_US: [u64; 16] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+];
+
+/// Times, by class.
+#[derive(Debug, Default)]
+struct Times {
+    counts: [AtomicU64; BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Times {
+    fn add(&self, us: u64) {
+        let class = BOUNDS_US.partition_point(|bound| *bound < us);
+        if let Some(count) = self.counts.get(class) {
+            count.fetch_add(1, Relaxed);
+        }
+        self.sum_us.fetch_add(us, Relaxed);
+    }
+
+    fn snapshot(&self) -> Histogram {
+        let counts: Vec<u64> = self.counts.iter().map(|count| count.load(Relaxed)).collect();
+        match counts.iter().all(|count| *count == 0) {
+            true => Histogram::default(),
+            false => Histogram { counts, sum_us: self.sum_us.load(Relaxed) },
+        }
+    }
+}
+
 /// Counters of one link.
 #[derive(Debug, Default)]
 pub struct Telemetry {
@@ -30,6 +61,8 @@ pub struct Telemetry {
     window: AtomicU64,
     lag_last_us: AtomicU64,
     lag_max_us: AtomicU64,
+    acknowledged: Times,
+    calls: Times,
     errors: [AtomicU64; ErrorKind::ALL.len()],
     last_error: Mutex<Option<LastError>>,
     queue: Mutex<Option<Queue>>,
@@ -120,9 +153,15 @@ impl Telemetry {
 
     /// How long something took from its arrival to its acknowledgement.
     pub fn acknowledged_after(&self, lag: Duration) {
-        let us = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
+        let us = micros(lag);
         self.lag_last_us.store(us, Relaxed);
         self.lag_max_us.fetch_max(us, Relaxed);
+        self.acknowledged.add(us);
+    }
+
+    /// How long a call of the stage took, whatever came of it.
+    pub fn called(&self, time: Duration) {
+        self.calls.add(micros(time));
     }
 
     /// Counts one call in flight until the guard is dropped.
@@ -160,6 +199,8 @@ impl Telemetry {
             window: Some(self.window.load(Relaxed)).filter(|most| *most > 0),
             lag_last_us: self.lag_last_us.load(Relaxed),
             lag_max_us: self.lag_max_us.load(Relaxed),
+            acknowledged: self.acknowledged.snapshot(),
+            calls: self.calls.snapshot(),
             errors,
             last_error: self.last_error.lock().clone(),
             queue: *self.queue.lock(),
@@ -212,6 +253,12 @@ pub struct Counters {
     pub lag_last_us: u64,
     /// The same, the longest so far.
     pub lag_max_us: u64,
+    /// The same, of all batches.
+    #[serde(skip_serializing_if = "Histogram::is_empty")]
+    pub acknowledged: Histogram,
+    /// How long calls of the stage took, probes apart; of a link to a stage.
+    #[serde(skip_serializing_if = "Histogram::is_empty")]
+    pub calls: Histogram,
     /// Errors by kind; kinds without errors are left out.
     pub errors: BTreeMap<String, u64>,
     /// The last error, if there was one. It stays after things went well again.
@@ -222,6 +269,28 @@ pub struct Counters {
     /// What the steps of the stage have used of what lies outside, by step; of a link to the conduit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub uses: BTreeMap<String, Uses>,
+}
+
+/// How often something took how long.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Histogram {
+    /// How often, for each class of [`BOUNDS_US`] and for what took longer. Nothing where nothing was counted.
+    pub counts: Vec<u64>,
+    /// All times together, in microseconds.
+    pub sum_us: u64,
+}
+
+impl Histogram {
+    /// How often in all.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
 }
 
 /// What a step has used of what lies outside.
@@ -283,6 +352,10 @@ pub struct LastError {
     pub at_ms: u64,
 }
 
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Milliseconds since the Unix epoch.
 #[must_use]
 pub fn now_ms() -> u64 {
@@ -321,6 +394,21 @@ mod tests {
         assert_eq!(counters.last_error.as_ref().map(|e| e.text.as_str()), Some("edge full"));
         drop(guard);
         assert_eq!(telemetry.snapshot().in_flight, 0);
+    }
+
+    #[test]
+    fn times_are_in_the_class_whose_bound_they_do_not_exceed() {
+        let telemetry = Telemetry::default();
+        assert_eq!(telemetry.snapshot().calls, Histogram::default());
+        for us in [0, 500, 501, 60_000_000, 60_000_001] {
+            telemetry.called(Duration::from_micros(us));
+        }
+        let calls = telemetry.snapshot().calls;
+        assert_eq!((calls.count(), calls.sum_us), (5, 120_001_002));
+        let classes: Vec<(usize, u64)> =
+            calls.counts.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(classes, [(0, 2), (1, 1), (15, 1), (16, 1)]);
+        assert!(BOUNDS_US.is_sorted());
     }
 
     #[test]

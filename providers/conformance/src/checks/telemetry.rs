@@ -54,6 +54,12 @@ pub(super) async fn source_counts<P: Peer>(peer: &mut P) -> Result<()> {
         counters.lag_last_us >= 10_000 && counters.lag_max_us >= counters.lag_last_us,
         "the lag does not show the 10 ms of the stage: {counters:?}"
     );
+    let (calls, acknowledged) = (&counters.calls, &counters.acknowledged);
+    ensure!(
+        calls.count() >= counters.batches_out && calls.sum_us >= 10_000,
+        "the calls do not show the 10 ms of the stage: {counters:?}"
+    );
+    ensure!(acknowledged.count() >= 1, "no time to an acknowledgement: {counters:?}");
     ensure!(counters.errors.is_empty(), "errors without a fault: {counters:?}");
     run.drain().await
 }
