@@ -266,6 +266,7 @@ mod tests {
         let mut export = Export::open(path.clone(), None, "acme *".to_owned()).unwrap();
         export.add(&[logged(1, "a")], at(2)).unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().starts_with("time,log,"));
+        drop(export);
         // Cut off before the first entry: begun anew.
         std::fs::remove_file(mark(&path)).unwrap();
         assert!(Export::open(path.clone(), None, "acme *".to_owned()).is_err());
